@@ -1,0 +1,219 @@
+//! `waiting`: guests that wait for one device at the same time, on two socket threads. All are answered, each with the digit
+//! in its own picture; each costs the node at most 150 KiB while it waits, and none an OS thread.
+//!
+//! The idle device waits for a fuller batch for longer than the guests take to arrive, then runs them all at once. So there is
+//! a moment when exactly all of them are queued, and another when exactly all of them are on the device: memory is read at
+//! both, and the larger reading counts. What a guest costs is everything that grew: its sandbox, its connection, its request.
+//!
+//! Memory is what is resident. That leaves out the page tables, but counts pages of the component that all guests share for
+//! each of them, which is more: what a guest really takes from the machine is less than the figure.
+
+use crate::bar::{Figure, Outcome, Run, Target};
+use crate::client;
+use crate::digits::Pictures;
+use crate::node::{Footprint, Node, Spec};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval};
+
+const KIB_MAX: f64 = 150.0;
+/// Few: the pool's slots are to be as untouched as on a node that has just started.
+const WARM_UP: usize = 8;
+/// Files that a process has open beside one for each connection.
+const FILES_BESIDE: u64 = 256;
+/// How long one run takes on the device: time enough to read the node's memory.
+const LAUNCH: Duration = Duration::from_secs(1);
+/// How often the node is looked at. Each look is a request that costs the node 2 ms while it has 2,000 files open.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
+    // The idle device waits for longer than the guests take to arrive: under 1 s for 2,000 on two cores, the load beside.
+    let (guests, wait) = if run.quick {
+        (200, Duration::from_secs(2))
+    } else {
+        (2_000, Duration::from_secs(6))
+    };
+    if let Err(skipped) = allow_files(guests as u64 + FILES_BESIDE) {
+        return Ok(skipped);
+    }
+    let spec = Spec {
+        socket_threads: 2,
+        background_threads: 2,
+        guests_max: guests as u32,
+        tenants: 4,
+        // More than there are: a full batch would not wait.
+        rows_max: guests as u32 + 1,
+        wait_max: wait,
+        launch: LAUNCH,
+    };
+    let node = Node::start(&spec).await?;
+    if let Some(why) = node.cannot_hold(guests) {
+        return Ok(Outcome::Skipped(why));
+    }
+    let measured = load(&node, guests, wait, run.seed).await?;
+    node.stop().await?;
+    Ok(Outcome::Measured {
+        figures: measured.figures(guests),
+        n: guests as u64,
+    })
+}
+
+/// What was seen.
+struct Measured {
+    idle: Footprint,
+    waiting: Waiting,
+    right: usize,
+}
+
+/// The node while guests wait.
+#[derive(Default)]
+struct Waiting {
+    /// Most that waited for the device at once.
+    guests: u64,
+    /// When all waited in the queue, and when all waited on the device.
+    all: Vec<Footprint>,
+}
+
+async fn load(node: &Node, guests: usize, wait: Duration, seed: u64) -> anyhow::Result<Measured> {
+    let pictures = Pictures::read()?;
+    eprintln!("waiting: warming up");
+    let (address, paths) = (node.address(), node.paths("digits"));
+    let warm = client::at_once(address, &paths, pictures.pick(WARM_UP, seed)).await?;
+    anyhow::ensure!(
+        warm == WARM_UP,
+        "{warm} of {WARM_UP} first requests were answered right"
+    );
+    let idle = node.footprint()?;
+    eprintln!("waiting: idle: {idle}");
+    let mut tasks = JoinSet::new();
+    let asked = pictures.pick(guests, seed);
+    tasks.spawn(async move { client::at_once(address, &paths, asked).await });
+    let waiting = watch(node, guests as u64, wait + 2 * LAUNCH).await?;
+    let mut right = 0;
+    while let Some(answered) = tasks.join_next().await {
+        right += answered??;
+    }
+    Ok(Measured {
+        idle,
+        waiting,
+        right,
+    })
+}
+
+/// Looks at the node until all guests have been seen in the queue and then on the device, at most for `patience`.
+async fn watch(node: &Node, guests: u64, patience: Duration) -> anyhow::Result<Waiting> {
+    let (began, until) = (Instant::now(), Instant::now() + patience);
+    let mut looks = interval(LOOK);
+    let mut waiting = Waiting::default();
+    while Instant::now() < until {
+        looks.tick().await;
+        let now = node.load().await?;
+        waiting.guests = waiting.guests.max(now.queue_rows);
+        if now.guests_live != guests {
+            continue;
+        }
+        let all_queued = now.queue_rows == guests && waiting.all.is_empty();
+        let all_on_device = now.queue_rows == 0 && !waiting.all.is_empty();
+        if all_queued || all_on_device {
+            let footprint = node.footprint()?;
+            let after = began.elapsed().as_secs_f64();
+            eprintln!("waiting: {guests} guests, after {after:.1} s: {footprint}");
+            waiting.all.push(footprint);
+        }
+        if all_on_device {
+            break;
+        }
+    }
+    Ok(waiting)
+}
+
+impl Measured {
+    /// Without a moment when all waited, what each costs cannot be said: those figures are not numbers, and fail.
+    fn figures(&self, guests: usize) -> Vec<Figure> {
+        let all = self.waiting.all.iter();
+        let grown = |of: fn(&Footprint) -> u64| {
+            let most = all.clone().map(of).max();
+            most.map_or(f64::NAN, |most| most as f64 - of(&self.idle) as f64)
+        };
+        vec![
+            Figure {
+                value: self.right as f64,
+                unit: "right_answers",
+                target: Target::Exactly(guests as f64),
+            },
+            Figure {
+                value: self.waiting.guests as f64,
+                unit: "guests_waiting_at_once",
+                target: Target::Exactly(guests as f64),
+            },
+            Figure {
+                value: grown(|footprint| footprint.resident_kib) / guests as f64,
+                unit: "KiB/waiting_guest",
+                target: Target::AtMost(KIB_MAX),
+            },
+            Figure {
+                value: grown(|footprint| footprint.threads),
+                unit: "more_threads",
+                target: Target::Exactly(0.0),
+            },
+        ]
+    }
+}
+
+/// Raises this process's limit of open files, which the node inherits.
+fn allow_files(needed: u64) -> Result<(), Outcome> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let enough = maximum.is_none_or(|maximum| maximum >= needed);
+    if enough && setrlimit(Resource::Nofile, limit).is_ok() {
+        return Ok(());
+    }
+    let most = maximum.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+    Err(Outcome::Skipped(format!(
+        "needs {needed} open files in a process, {most} allowed: raise ulimit -Hn"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn footprint(resident_kib: u64, threads: u64) -> Footprint {
+        Footprint {
+            resident_kib,
+            page_tables_kib: 0,
+            threads,
+        }
+    }
+
+    fn measured(all: Vec<Footprint>, guests: u64) -> Measured {
+        Measured {
+            idle: footprint(1_000, 7),
+            waiting: Waiting { guests, all },
+            right: 10,
+        }
+    }
+
+    #[test]
+    fn the_larger_of_both_moments_counts() {
+        let figures = measured(vec![footprint(2_000, 7), footprint(1_800, 8)], 10).figures(10);
+        let values: Vec<f64> = figures.iter().map(|figure| figure.value).collect();
+        assert_eq!(values, [10.0, 10.0, 100.0, 1.0]);
+        let holds: Vec<bool> = figures.iter().map(Figure::holds).collect();
+        assert_eq!(holds, [true, true, true, false]);
+    }
+
+    #[test]
+    fn guests_that_never_waited_together_fail_the_bar() {
+        let figures = measured(Vec::new(), 9).figures(10);
+        let holds: Vec<bool> = figures.iter().map(Figure::holds).collect();
+        assert_eq!(holds, [true, false, false, false]);
+    }
+}

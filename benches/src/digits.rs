@@ -1,0 +1,90 @@
+//! What is asked of the `digits` sample: held-out pictures as committed beside the model, and the digit in each.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::Deserialize;
+
+const FIXTURE: &str = include_str!("../../samples/models/digits/fixture.json");
+
+#[derive(Deserialize)]
+struct Fixture {
+    images: Vec<Vec<f32>>,
+    labels: Vec<u32>,
+}
+
+/// A request's body and the answer it must get.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Question {
+    pub(crate) body: Bytes,
+    pub(crate) digit: u32,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    digit: u32,
+}
+
+impl Question {
+    pub(crate) fn is_answered_by(&self, body: &[u8]) -> bool {
+        serde_json::from_slice::<Answer>(body).is_ok_and(|answer| answer.digit == self.digit)
+    }
+}
+
+/// All pictures there are.
+pub(crate) struct Pictures(Vec<Question>);
+
+impl Pictures {
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let fixture: Fixture = serde_json::from_str(FIXTURE).context("reading the fixture")?;
+        let questions = fixture.images.iter().zip(fixture.labels);
+        let questions: Vec<Question> = questions
+            .map(|(image, digit)| Question {
+                body: serde_json::json!({ "image": image }).to_string().into(),
+                digit,
+            })
+            .collect();
+        anyhow::ensure!(!questions.is_empty(), "the fixture has no pictures");
+        Ok(Self(questions))
+    }
+
+    /// `n` of them in an order that follows from `seed`; neighbours mostly differ.
+    pub(crate) fn pick(&self, n: usize, seed: u64) -> Vec<Question> {
+        (0..n as u64)
+            .map(|at| {
+                let drawn = mix(seed.wrapping_mul(1 << 32).wrapping_add(at)) % self.0.len() as u64;
+                self.0[drawn as usize].clone()
+            })
+            .collect()
+    }
+}
+
+/// The output function of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_asks_the_same() {
+        let pictures = Pictures::read().unwrap();
+        assert_eq!(pictures.pick(100, 7), pictures.pick(100, 7));
+        assert_ne!(pictures.pick(100, 7), pictures.pick(100, 8));
+    }
+
+    #[test]
+    fn only_the_right_digit_is_an_answer() {
+        let question = Question {
+            body: Bytes::new(),
+            digit: 7,
+        };
+        assert!(question.is_answered_by(br#"{"digit":7,"confidences":[]}"#));
+        assert!(!question.is_answered_by(br#"{"digit":1,"confidences":[]}"#));
+        assert!(!question.is_answered_by(b"7"));
+    }
+}

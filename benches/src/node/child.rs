@@ -1,0 +1,103 @@
+//! The child's side: a node as `shoal` runs it, with the bundled model on a simulated device, until it is asked to stop.
+
+use super::{Ready, Spec};
+use anyhow::Context as _;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use shoal::sandbox::{Allocator, FunctionSource};
+use shoal::{Config, Parts};
+use shoal_inference::{Compute, ModelSource, SimConfig, SimDevice};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+
+const DIGITS_ONNX: &[u8] = include_bytes!("../../../samples/models/digits/digits.onnx");
+const DIGITS: &[u8] = include_bytes!("../../../samples/components/digits.wasm");
+/// Connections that the node has not accepted yet. std's 128 overflow when thousands come at once, and each that is dropped
+/// tries again after a second.
+const BACKLOG: u32 = 4_096;
+
+/// The name of a tenant.
+pub(super) fn tenant(n: usize) -> String {
+    format!("tenant-{n}")
+}
+
+/// Runs the node that `spec` describes; ends when it is told to, or when its parent is gone.
+pub(crate) fn serve(spec: &str) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
+    let spec: Spec = serde_json::from_str(spec).context("reading what the node is to be")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = listen()?;
+        let address = listener.local_addr()?;
+        let mut signals = JoinSet::new();
+        let stopped = shoal::on_signals(&mut signals)?;
+        shoal::run(parts(&spec, listener), stopped, |node| {
+            say_ready(address, node.allocator);
+        })
+        .await
+    })
+}
+
+/// Listens on loopback, on a port that is free.
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+fn parts(spec: &Spec, listener: TcpListener) -> Parts {
+    let mut config = Config {
+        socket_threads: spec.socket_threads,
+        background_threads: spec.background_threads,
+        guests_max: spec.guests_max,
+        ..Config::default()
+    };
+    config.inference.rows_max = spec.rows_max;
+    config.inference.wait_max = spec.wait_max;
+    let device = SimDevice::new(SimConfig {
+        name: "simulated".to_owned(),
+        launch: spec.launch,
+        per_row: Duration::ZERO,
+        memory_bytes: None,
+        compute: Compute::Onnx,
+        faults: Vec::new(),
+    });
+    let wasm: Arc<[u8]> = Arc::from(DIGITS);
+    let function = |n| FunctionSource {
+        project: tenant(n),
+        name: "digits".to_owned(),
+        wasm: wasm.clone(),
+        models: BTreeSet::from(["digits".to_owned()]),
+    };
+    Parts {
+        config,
+        listener,
+        devices: vec![device.into()],
+        models: vec![ModelSource {
+            name: "digits".to_owned(),
+            onnx: Arc::from(DIGITS_ONNX),
+        }],
+        functions: (0..spec.tenants).map(function).collect(),
+    }
+}
+
+fn say_ready(address: SocketAddr, allocator: &Allocator) {
+    let ready = Ready {
+        address,
+        pool: match allocator {
+            Allocator::Pool { guests, .. } => Ok(*guests),
+            Allocator::OnDemand { why } => Err(why.clone()),
+        },
+    };
+    // Strings and numbers can always be written as JSON.
+    println!("{}", serde_json::to_string(&ready).unwrap_or_default());
+}

@@ -1,0 +1,101 @@
+//! The limits of the inference engine, validated once.
+
+use std::time::Duration;
+
+/// Limits of the engine. Each is a configuration key of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most rows in one batch, 1 to 65,536. 1 switches batching off.
+    pub rows_max: u32,
+    /// Longest time an idle device waits for a fuller batch, at most 10 s. 0: it never waits.
+    pub wait_max: Duration,
+    /// Most queued rows of one tenant, at least `rows_max`.
+    pub tenant_rows_max: u32,
+    /// Most queued bytes of one tenant, at least `tensor_bytes_max`.
+    pub tenant_bytes_max: u64,
+    /// Most requests not yet answered, whole node, 1 to 1,048,576.
+    pub requests_max: usize,
+    /// Most bytes of one tensor, 1 to 4 GiB. Also bounds the input bytes of a batch of several requests.
+    pub tensor_bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rows_max: 64,
+            wait_max: Duration::ZERO,
+            tenant_rows_max: 4096,
+            tenant_bytes_max: 256 << 20,
+            requests_max: 16_384,
+            tensor_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Why the engine cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value outside its range.
+    #[error("{key} is {value}, expected {expected}")]
+    Key {
+        /// The configuration key.
+        key: &'static str,
+        /// What was given.
+        value: u64,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Nothing to run on.
+    #[error("devices is empty, expected at least one device")]
+    NoDevice,
+    /// Two models of one name.
+    #[error("model {0:?} is given twice, expected each name once")]
+    DuplicateModel(String),
+}
+
+impl Config {
+    /// Checks every key.
+    ///
+    /// # Errors
+    /// The first key that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wait_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
+        between("rows_max", u64::from(self.rows_max), 1, 65_536)?;
+        between("wait_max (ms)", wait_ms, 0, 10_000)?;
+        between("requests_max", self.requests_max as u64, 1, 1 << 20)?;
+        between("tensor_bytes_max", self.tensor_bytes_max, 1, 4 << 30)?;
+        at_least(
+            "tenant_rows_max",
+            u64::from(self.tenant_rows_max),
+            ("rows_max", u64::from(self.rows_max)),
+        )?;
+        at_least(
+            "tenant_bytes_max",
+            self.tenant_bytes_max,
+            ("tensor_bytes_max", self.tensor_bytes_max),
+        )
+    }
+}
+
+fn between(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Key {
+        key,
+        value,
+        expected: format!("{min} to {max}"),
+    })
+}
+
+/// A request that fits in a batch must fit in its tenant's queue, else it could never run.
+fn at_least(key: &'static str, value: u64, other: (&str, u64)) -> Result<(), ConfigError> {
+    if value >= other.1 {
+        return Ok(());
+    }
+    Err(ConfigError::Key {
+        key,
+        value,
+        expected: format!("at least {} ({})", other.0, other.1),
+    })
+}

@@ -1,0 +1,44 @@
+//! Batches formed across tenants on shared devices. Knows no wasm, no HTTP and no JSON of an API.
+//!
+//! [`Inference`] is the handle. Behind it one engine task owns all state (`engine`), asks a pure scheduler what to run next
+//! (`scheduler`, `fair_queue`), and one worker for each device gathers, submits and scatters (`worker`). What a device is
+//! sent and answers is plain data (`plan`).
+#![deny(unsafe_code)]
+
+pub mod plan;
+
+mod config;
+mod cost;
+mod device;
+mod engine;
+mod error;
+mod fair_queue;
+mod handle;
+mod models;
+mod onnx;
+mod request;
+mod scheduler;
+mod share;
+mod stats;
+mod tensor;
+mod worker;
+
+#[cfg(test)]
+#[path = "../tests/all/support/seed.rs"]
+mod seed;
+
+pub use config::{Config, ConfigError};
+pub use device::{
+    AnyDevice, Compute, CpuDevice, Device, DeviceGone, DeviceInfo, Fault, Payload, SimConfig,
+    SimDevice,
+};
+pub use engine::{Engine, start_thread};
+pub use error::{Error, LoadError};
+pub use fair_queue::FairQueue;
+pub use handle::Inference;
+pub use models::Model;
+pub use request::{
+    Explanation, ModelId, ModelSource, ModelSpec, NamedTensor, Port, Reply, Request, TenantId,
+};
+pub use stats::{Histogram, Stats};
+pub use tensor::{DType, RANK_MAX, Tensor, TensorError, byte_len};

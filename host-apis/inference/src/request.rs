@@ -1,0 +1,100 @@
+//! What a caller asks for and what it gets back. A request belongs to one tenant, names one model and carries its deadline
+//! from here to the device.
+
+use crate::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Who pays. Comes from a verified key or from the sandbox, never from anything a client can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TenantId(pub u64);
+
+/// One model of the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelId(pub u32);
+
+/// A tensor with the name the model knows it by.
+pub type NamedTensor = (String, Tensor);
+
+/// One call: all inputs of one model, 1 to `rows_max` rows along the batch axis.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who pays.
+    pub tenant: TenantId,
+    /// Which model, see [`crate::Inference::model`].
+    pub model: ModelId,
+    /// After this instant the answer is worth nothing: a request still queued then is refused.
+    pub deadline: Instant,
+    /// The model's inputs, each once, in any order.
+    pub inputs: Vec<NamedTensor>,
+}
+
+/// The outputs and what they cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// The model's outputs, in the model's order, with this request's rows only.
+    pub outputs: Vec<NamedTensor>,
+    /// Why it took as long as it did.
+    pub explanation: Explanation,
+}
+
+/// Where the time of one request went, and its exact share of the run that answered it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// From submission until its batch was handed to the device.
+    pub queue: Duration,
+    /// This request's rows.
+    pub rows: u32,
+    /// Rows of the whole batch. Shown as it is only to the operator; a tenant sees a bucket of it.
+    pub batch_rows: u32,
+    /// Device time of the whole run.
+    pub device: Duration,
+    /// This request's part of `device` in nanoseconds; the parts of one run sum exactly to it.
+    pub device_share_ns: u64,
+}
+
+/// One input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The name callers use.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions; `None` where the model accepts any size (the batch axis, if it has one, is the first).
+    pub dims: Vec<Option<u32>>,
+}
+
+impl Port {
+    /// Whether a tensor of this element type and these dimensions can be used here; an open dimension is at least 1.
+    pub fn fits(&self, dtype: DType, dims: &[u32]) -> bool {
+        dtype == self.dtype
+            && dims.len() == self.dims.len()
+            && self
+                .dims
+                .iter()
+                .zip(dims)
+                .all(|(expected, given)| expected.map_or(*given > 0, |size| size == *given))
+    }
+}
+
+/// What a loaded model takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Inputs in the model's order.
+    pub inputs: Vec<Port>,
+    /// Outputs in the model's order.
+    pub outputs: Vec<Port>,
+    /// Whether the first axis of every input and output is one shared batch axis. If not, requests run one by one.
+    pub batchable: bool,
+}
+
+/// A model as it comes from outside: a name and the bytes of its file.
+#[derive(Clone, Debug)]
+pub struct ModelSource {
+    /// The name grants and guests use.
+    pub name: String,
+    /// An ONNX file, whole.
+    pub onnx: Arc<[u8]>,
+}

@@ -1,0 +1,247 @@
+//! One worker for each device: puts the tensors of a batch into one buffer, keeps the device's two slots filled with what the
+//! engine sends, and gives each request its rows of the answer. Checks every answer: a device may live in another process.
+//! Knows no tenants, no callers and no queue.
+
+use crate::device::{Device, DeviceGone, Payload};
+use crate::models::Model;
+use crate::plan::{Command, Event, Rows, RowsDone, RunError, TensorRef, Ticket};
+use crate::request::{ModelId, ModelSource, ModelSpec};
+use crate::tensor::{DType, Tensor};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A batch to run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) ticket: Ticket,
+    pub(crate) model: Arc<Model>,
+    /// The inputs of each request.
+    pub(crate) requests: Vec<Arc<[Tensor]>>,
+    /// Time until the last deadline among them.
+    pub(crate) remaining: Duration,
+}
+
+/// What a worker tells the engine. That it has ended, the engine sees by its task.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// What each model takes and gives, or the first that cannot be loaded and why.
+    Loaded(Result<Vec<ModelSpec>, (ModelId, String)>),
+    /// A batch has ended.
+    Ran {
+        ticket: Ticket,
+        result: Result<Ran, RunError>,
+    },
+}
+
+/// The outputs of a batch.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// A set for each request, in the job's order.
+    pub(crate) outputs: Vec<Vec<Tensor>>,
+    pub(crate) device_ns: u64,
+}
+
+pub(crate) struct Worker<D> {
+    pub(crate) index: usize,
+    pub(crate) device: D,
+    pub(crate) jobs: mpsc::Receiver<Job>,
+    pub(crate) reports: mpsc::Sender<(usize, Report)>,
+}
+
+/// What is remembered of a batch until its outcome.
+struct Expected {
+    model: Arc<Model>,
+    /// Rows of each request.
+    rows: Vec<u32>,
+}
+
+impl<D: Device> Worker<D> {
+    /// Loads every model, then runs what comes. Ends when the engine is gone or the device is.
+    pub(crate) async fn run(mut self, sources: Arc<[ModelSource]>) {
+        let Some(loaded) = self.load(&sources).await else {
+            return;
+        };
+        let failed = loaded.is_err();
+        let sent = self
+            .reports
+            .send((self.index, Report::Loaded(loaded)))
+            .await;
+        if failed || sent.is_err() {
+            return;
+        }
+        let mut expected: HashMap<Ticket, Expected> = HashMap::new();
+        loop {
+            // Both branches are cancel safe: the device's by its contract, the channel's by tokio's.
+            tokio::select! {
+                biased;
+                answer = self.device.recv() => {
+                    let Some((event, payload)) = answer else {
+                        return;
+                    };
+                    let Some(report) = report(&mut expected, event, &payload) else {
+                        continue;
+                    };
+                    if self.reports.send((self.index, report)).await.is_err() {
+                        return;
+                    }
+                }
+                job = self.jobs.recv() => {
+                    let Some(job) = job else {
+                        return;
+                    };
+                    if self.submit(&mut expected, job).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None` if the device is gone.
+    async fn load(
+        &mut self,
+        sources: &[ModelSource],
+    ) -> Option<Result<Vec<ModelSpec>, (ModelId, String)>> {
+        let mut specs = Vec::with_capacity(sources.len());
+        for (id, source) in (0..).map(ModelId).zip(sources) {
+            let file = Payload::Shared(Arc::clone(&source.onnx));
+            self.device.send(Command::Load { model: id }, file).ok()?;
+            match self.device.recv().await? {
+                (Event::Loaded { model, result }, _) if model == id => match result {
+                    Ok(spec) => specs.push(spec),
+                    Err(reason) => return Some(Err((id, reason))),
+                },
+                (other, _) => {
+                    return Some(Err((id, format!("the device answered {other:?}"))));
+                }
+            }
+        }
+        Some(Ok(specs))
+    }
+
+    fn submit(
+        &mut self,
+        expected: &mut HashMap<Ticket, Expected>,
+        job: Job,
+    ) -> Result<(), DeviceGone> {
+        let rows = job.requests.iter().map(|set| rows_of(&job.model, set));
+        expected.insert(
+            job.ticket,
+            Expected {
+                rows: rows.collect(),
+                model: Arc::clone(&job.model),
+            },
+        );
+        let (requests, payload) = gather(&job.requests);
+        let command = Command::Submit {
+            ticket: job.ticket,
+            plan: Rows {
+                model: job.model.id,
+                requests,
+            },
+            remaining: job.remaining,
+        };
+        self.device.send(command, Payload::Owned(payload))
+    }
+}
+
+fn rows_of(model: &Model, inputs: &[Tensor]) -> u32 {
+    let first = inputs.first().and_then(|input| input.dims().first());
+    match first {
+        Some(rows) if model.spec.batchable => *rows,
+        _ => 1,
+    }
+}
+
+/// Puts the inputs of all requests into one buffer, input by input, so that the rows of one input lie side by side.
+fn gather(requests: &[Arc<[Tensor]>]) -> (Vec<Vec<TensorRef>>, Vec<u8>) {
+    let inputs = requests.first().map_or(0, |set| set.len());
+    let tensors = || requests.iter().flat_map(|set| set.iter());
+    let mut payload = Vec::with_capacity(tensors().map(|tensor| tensor.data().len()).sum());
+    let mut refs: Vec<Vec<TensorRef>> = requests
+        .iter()
+        .map(|_| Vec::with_capacity(inputs))
+        .collect();
+    for at in 0..inputs {
+        for (set, refs) in requests.iter().zip(&mut refs) {
+            let tensor = &set[at];
+            refs.push(TensorRef {
+                dtype: tensor.dtype(),
+                dims: tensor.dims().to_vec(),
+                offset: payload.len() as u64,
+                len: tensor.data().len() as u64,
+            });
+            payload.extend_from_slice(tensor.data());
+        }
+    }
+    (refs, payload)
+}
+
+/// The engine's part of an answer; nothing for an answer to what was not asked.
+fn report(
+    expected: &mut HashMap<Ticket, Expected>,
+    event: Event,
+    payload: &[u8],
+) -> Option<Report> {
+    let Event::Outcome { ticket, result } = event else {
+        tracing::warn!("a device answered a load that nobody asked for");
+        return None;
+    };
+    let Some(expected) = expected.remove(&ticket) else {
+        tracing::warn!(
+            ticket = ticket.0,
+            "a device answered a run it was not given"
+        );
+        return None;
+    };
+    let result = result.and_then(|done| {
+        let device_ns = done.device_ns;
+        let outputs = scatter(&expected, &done, payload).map_err(RunError::Failed)?;
+        Ok(Ran { outputs, device_ns })
+    });
+    Some(Report::Ran { ticket, result })
+}
+
+/// Takes an answer apart. Every set must be complete, of the model's types and shapes, and have its request's rows.
+fn scatter(
+    expected: &Expected,
+    done: &RowsDone,
+    payload: &[u8],
+) -> Result<Vec<Vec<Tensor>>, String> {
+    let spec = &expected.model.spec;
+    if done.requests.len() != expected.rows.len() {
+        return Err(format!(
+            "the device answered {} requests, expected {}",
+            done.requests.len(),
+            expected.rows.len()
+        ));
+    }
+    let mut outputs = Vec::with_capacity(done.requests.len());
+    for (refs, rows) in done.requests.iter().zip(&expected.rows) {
+        if refs.len() != spec.outputs.len() {
+            return Err(format!(
+                "the device gave {} outputs, expected {}",
+                refs.len(),
+                spec.outputs.len()
+            ));
+        }
+        let mut set = Vec::with_capacity(refs.len());
+        for (tensor, port) in refs.iter().zip(&spec.outputs) {
+            let right_rows = !spec.batchable || tensor.dims.first() == Some(rows);
+            if tensor.dtype != port.dtype || !right_rows {
+                return Err(wrong_output(tensor.dtype, &tensor.dims, &port.name));
+            }
+            let bytes = tensor.bytes(payload).map_err(|error| error.to_string())?;
+            let tensor = Tensor::new(tensor.dtype, tensor.dims.clone(), bytes.to_vec());
+            set.push(tensor.map_err(|error| error.to_string())?);
+        }
+        outputs.push(set);
+    }
+    Ok(outputs)
+}
+
+fn wrong_output(dtype: DType, dims: &[u32], name: &str) -> String {
+    format!("output {name:?} came as {dtype:?} {dims:?}")
+}

@@ -1,0 +1,51 @@
+//! Answers the host calls of one invocation: its identity, grants and deadline are bound in here, so that nothing a guest
+//! passes can name a tenant.
+
+use crate::http::Facts;
+use crate::metrics::Metrics;
+use crate::sandbox::Function;
+use shoal_host::nn::{BoxFuture, Infer, OpenError};
+use shoal_inference::{Error, Inference, ModelId, NamedTensor, Request};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// One invocation's door to inference.
+pub(crate) struct Host {
+    pub(crate) function: Arc<Function>,
+    pub(crate) inference: Inference,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) deadline: Instant,
+    pub(crate) facts: Arc<Facts>,
+}
+
+impl Infer for Host {
+    fn open(&self, name: String) -> BoxFuture<Result<ModelId, OpenError>> {
+        let opened = match self.inference.model(&name) {
+            None => Err(OpenError::Unknown),
+            Some(_) if !self.function.models.contains(&name) => Err(OpenError::NotGranted),
+            Some(model) => Ok(model.id),
+        };
+        Box::pin(std::future::ready(opened))
+    }
+
+    fn infer(
+        &self,
+        model: ModelId,
+        inputs: Vec<NamedTensor>,
+    ) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
+        let request = Request {
+            tenant: self.function.tenant.id,
+            model,
+            deadline: self.deadline,
+            inputs,
+        };
+        let (inference, facts) = (self.inference.clone(), self.facts.clone());
+        let metrics = self.metrics.clone();
+        Box::pin(async move {
+            let reply = inference.submit(request).await?;
+            facts.add(&reply.explanation);
+            metrics.inferred(&reply.explanation);
+            Ok(reply.outputs)
+        })
+    }
+}

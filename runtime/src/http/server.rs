@@ -1,0 +1,271 @@
+//! Sockets: one acceptor that hands each connection to the runtime with the fewest open ones, a runtime for each socket
+//! thread, limits on how many connections there may be, and the drain.
+//!
+//! One acceptor, because threads that accept by themselves (SO_REUSEPORT) leave connections unevenly spread and reset some
+//! at drain.
+
+use super::connection::{ConnectionLimits, serve};
+use super::service::Service;
+use crate::config::Config;
+use crate::shutdown::Shutdown;
+use dashmap::DashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Wait before accepting again after the operating system refused, for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Accepts until the node drains, then waits until every connection has ended or the node is to stop.
+///
+/// # Errors
+/// If the socket threads cannot be started.
+pub(crate) async fn run(
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
+    mut shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let threads = SocketThreads::start(&service, config, &shutdown)?;
+    let room = Arc::new(Semaphore::new(config.connections_max));
+    let addresses = Addresses::new(config.connections_per_address_max);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.draining() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Over a limit the socket is closed at once: an answer would cost what the limit is there to save.
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            service.metrics.refused("connections_max");
+            continue;
+        };
+        let Some(address) = addresses.try_enter(peer.ip()) else {
+            service.metrics.refused("connections_per_address_max");
+            continue;
+        };
+        threads.hand_over(stream, (permit, address)).await;
+    }
+    drop(listener);
+    threads.join().await
+}
+
+/// Open connections of each client address.
+struct Addresses {
+    open: Arc<DashMap<IpAddr, usize>>,
+    max: usize,
+}
+
+/// A connection's place among those of its address.
+struct AddressPermit {
+    open: Arc<DashMap<IpAddr, usize>>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn new(max: usize) -> Self {
+        Self {
+            open: Arc::default(),
+            max,
+        }
+    }
+
+    fn try_enter(&self, address: IpAddr) -> Option<AddressPermit> {
+        let mut open = self.open.entry(address).or_insert(0);
+        if *open >= self.max {
+            return None;
+        }
+        *open += 1;
+        Some(AddressPermit {
+            open: self.open.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for AddressPermit {
+    fn drop(&mut self) {
+        self.open.remove_if_mut(&self.address, |_, open| {
+            *open -= 1;
+            *open == 0
+        });
+    }
+}
+
+type Permits = (OwnedSemaphorePermit, AddressPermit);
+
+/// A connection on its way to its thread.
+struct Handed {
+    stream: std::net::TcpStream,
+    permits: Permits,
+    counted: Counted,
+}
+
+/// Counts a connection among those of its thread, and of the node.
+struct Counted {
+    thread: Arc<AtomicUsize>,
+    service: Arc<Service>,
+}
+
+impl Counted {
+    fn new(thread: &Arc<AtomicUsize>, service: &Arc<Service>) -> Self {
+        thread.fetch_add(1, Relaxed);
+        service.metrics.connections_open.inc();
+        Self {
+            thread: thread.clone(),
+            service: service.clone(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.thread.fetch_sub(1, Relaxed);
+        self.service.metrics.connections_open.dec();
+    }
+}
+
+struct SocketThreads {
+    threads: Vec<SocketThread>,
+    service: Arc<Service>,
+}
+
+struct SocketThread {
+    open: Arc<AtomicUsize>,
+    handed: mpsc::Sender<Handed>,
+    thread: JoinHandle<()>,
+}
+
+impl SocketThreads {
+    fn start(
+        service: &Arc<Service>,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> std::io::Result<Self> {
+        let limits = ConnectionLimits {
+            header_timeout: config.header_timeout,
+            header_bytes_max: config.header_bytes_max,
+            write_stall_max: config.write_stall_max,
+        };
+        let threads = (0..config.socket_threads)
+            .map(|n| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                // Each holds a permit of `connections_max`, so this bound only smooths bursts.
+                let (handed, receiver) = mpsc::channel(64);
+                let (service, shutdown) = (service.clone(), shutdown.clone());
+                let thread = std::thread::Builder::new()
+                    .name(format!("socket-{n}"))
+                    .spawn(move || {
+                        runtime.block_on(connections(receiver, service, limits, shutdown));
+                    })?;
+                Ok(SocketThread {
+                    open: Arc::default(),
+                    handed,
+                    thread,
+                })
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self {
+            threads,
+            service: service.clone(),
+        })
+    }
+
+    /// Gives a connection to the thread with the fewest.
+    async fn hand_over(&self, stream: TcpStream, permits: Permits) {
+        let fewest = self.threads.iter().min_by_key(|t| t.open.load(Relaxed));
+        let (Some(thread), Ok(stream)) = (fewest, stream.into_std()) else {
+            return;
+        };
+        let counted = Counted::new(&thread.open, &self.service);
+        let handed = Handed {
+            stream,
+            permits,
+            counted,
+        };
+        if thread.handed.send(handed).await.is_err() {
+            tracing::error!("a socket thread is gone");
+        }
+    }
+
+    /// Waits for the threads to end.
+    async fn join(self) -> std::io::Result<()> {
+        let threads: Vec<_> = self.threads.into_iter().map(|t| t.thread).collect();
+        let joined = tokio::task::spawn_blocking(|| {
+            threads
+                .into_iter()
+                .map(JoinHandle::join)
+                .all(|end| end.is_ok())
+        });
+        match joined.await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(std::io::Error::other("a socket thread panicked")),
+        }
+    }
+}
+
+/// The life of one socket thread: serves what it is handed until there is nothing more to come and all has ended.
+async fn connections(
+    mut handed: mpsc::Receiver<Handed>,
+    service: Arc<Service>,
+    limits: ConnectionLimits,
+    shutdown: Shutdown,
+) {
+    let mut open = JoinSet::new();
+    let all_ended = async {
+        loop {
+            tokio::select! {
+                next = handed.recv() => match next {
+                    Some(next) => {
+                        open.spawn(connection(next, service.clone(), limits, shutdown.clone()));
+                    }
+                    None => break,
+                },
+                Some(_) = open.join_next() => {}
+            }
+        }
+        while open.join_next().await.is_some() {}
+        // Guests may work on after their answer, with timers of this runtime.
+        service.runner.idle().await;
+    };
+    let mut stop = shutdown.clone();
+    tokio::select! {
+        () = all_ended => {}
+        () = stop.stopping() => {}
+    }
+}
+
+async fn connection(
+    handed: Handed,
+    service: Arc<Service>,
+    limits: ConnectionLimits,
+    shutdown: Shutdown,
+) {
+    let Handed {
+        stream,
+        permits,
+        counted,
+    } = handed;
+    if let Ok(stream) = TcpStream::from_std(stream) {
+        let respond = |request| {
+            let service = service.clone();
+            async move { service.respond(request).await }
+        };
+        serve(stream, limits, shutdown, respond).await;
+    }
+    drop((permits, counted));
+}

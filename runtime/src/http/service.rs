@@ -1,0 +1,301 @@
+//! One request to one answer: route, admit, invoke, and put the platform's own headers on what comes back.
+
+use super::body::{AnswerBody, BodyLimits, BodyVerdict, RequestBody};
+use super::error::{BusyWith, Error};
+use super::record::{Facts, Record};
+use super::router::{Route, route};
+use crate::host::Host;
+use crate::metrics::Metrics;
+use crate::sandbox::messages::{Failure, Start};
+use crate::sandbox::{Answer, Busy, Registry, Runner};
+use crate::shutdown::{Phase, Shutdown};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use shoal_inference::Inference;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How keys of ours begin.
+const KEY_PREFIX: &str = "sk-shoal-";
+
+/// What all connections share.
+pub(crate) struct Service {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) registry: Registry,
+    pub(crate) inference: Inference,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) body: BodyLimits,
+    pub(crate) invocation_timeout: Duration,
+    pub(crate) ids: RequestIds,
+}
+
+/// Names requests: a random half for each start of the node, and a count.
+pub(crate) struct RequestIds {
+    node: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn new() -> Self {
+        Self {
+            node: RandomState::new().hash_one(()),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn next(&self) -> HeaderValue {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        HeaderValue::try_from(format!("req_{:016x}{count:08x}", self.node))
+            .expect("hexadecimal digits are a header value")
+    }
+}
+
+impl Service {
+    /// Answers one request. Never fails: what goes wrong is an answer too.
+    pub(crate) async fn respond(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let request_id = self.ids.next();
+        let route = route(request.uri().path());
+        let label = match route {
+            Route::Function { .. } => "function",
+            Route::Health => "healthz",
+            Route::Ready => "readyz",
+            Route::Metrics => "metrics",
+            Route::Unknown => "unknown",
+        };
+        let answered = match route {
+            Route::Function { .. } => self.invoke(request, &request_id).await,
+            Route::Health => reading(&request, || Ok(text("ok\n"))),
+            Route::Ready => reading(&request, || self.ready()),
+            Route::Metrics => reading(&request, || Ok(page(self.metrics.page()))),
+            Route::Unknown => Err(Error::UnknownPath),
+        };
+        let mut response = answered.unwrap_or_else(|error| {
+            if let Some(limit) = error.limit() {
+                self.metrics.refused(limit);
+            }
+            error
+                .into_response()
+                .map(|body| AnswerBody::Own(Full::new(body)))
+        });
+        response.headers_mut().insert(REQUEST_ID, request_id);
+        self.metrics.request(label, response.status().as_u16());
+        response
+    }
+
+    fn ready(&self) -> Result<Response<AnswerBody>, Error> {
+        if self.shutdown.phase() != Phase::Serve {
+            return Err(Error::Draining);
+        }
+        if !self.inference.is_live() {
+            return Err(Error::NotReady);
+        }
+        Ok(text("ready\n"))
+    }
+
+    async fn invoke(
+        &self,
+        request: Request<Incoming>,
+        request_id: &HeaderValue,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let began = Instant::now();
+        let Route::Function { key, rest } = route(request.uri().path()) else {
+            return Err(Error::UnknownPath);
+        };
+        let function = self.registry.get(key).ok_or(Error::UnknownFunction)?;
+        let uri = guest_uri(rest, request.uri().query());
+        let (parts, body) = request.into_parts();
+        let headers = self.guest_headers(parts.headers, parts.version)?;
+        let facts = Arc::new(Facts::default());
+        let start = Start {
+            invocation: self.runner.next_id(),
+            component: function.component,
+            method: parts.method,
+            uri,
+            headers,
+            remaining: self.invocation_timeout,
+        };
+        let host = Host {
+            function: function.clone(),
+            inference: self.inference.clone(),
+            metrics: self.metrics.clone(),
+            deadline: began + self.invocation_timeout,
+            facts: facts.clone(),
+        };
+        let body = RequestBody::new(body, self.body, facts.clone());
+        let invocation = self
+            .runner
+            .invoke(function.clone(), start, body, Arc::new(host))
+            .map_err(|busy: Busy| Error::Busy(BusyWith(busy)))?;
+        let mut record = Record::new(
+            request_id.clone(),
+            function,
+            facts,
+            invocation.cpu(),
+            (began, self.metrics.clone()),
+        );
+        let answered = invocation.answer().await;
+        self.answer(answered, &mut record)
+            .map(|response| response.map(|body| AnswerBody::Guest(body, record)))
+    }
+
+    /// What the client gets of what the guest did.
+    fn answer(
+        &self,
+        answered: Result<Answer, Failure>,
+        record: &mut Record,
+    ) -> Result<Response<crate::sandbox::GuestBody>, Error> {
+        if let Err(failure) = &answered {
+            record.failed(*failure);
+        }
+        let refused = match record.facts.verdict() {
+            // Whatever the guest made of it: this is what happened.
+            Some(BodyVerdict::TooLarge) => Some(Error::BodyTooLarge {
+                limit: self.body.bytes_max,
+            }),
+            Some(BodyVerdict::TooSlow) => Some(Error::BodyTooSlow {
+                limit: self.body.rate_min,
+            }),
+            None => None,
+        };
+        let answer = match (answered, refused) {
+            (Ok(answer), None) => answer,
+            (Ok(_), Some(error)) | (Err(_), Some(error)) => {
+                return Err(self.note(error, record));
+            }
+            (Err(failure), None) => return Err(self.note(Error::Guest(failure), record)),
+        };
+        let mut response = answer.response;
+        let cpu = answer.complete.then(|| record.cpu.used());
+        let timing = record.facts.server_timing(cpu);
+        response.headers_mut().insert(SERVER_TIMING, timing);
+        record.answered(response.status().as_u16());
+        Ok(response)
+    }
+
+    /// The log line of an invocation says what its client was told.
+    fn note(&self, error: Error, record: &mut Record) -> Error {
+        record.answered(error.status().as_u16());
+        error
+    }
+
+    /// What a guest sees of a request's headers: no key of ours, and always a host.
+    fn guest_headers(&self, mut headers: HeaderMap, version: Version) -> Result<HeaderMap, Error> {
+        let hosts = headers.get_all(HOST).iter().count();
+        match (hosts, version) {
+            (1, _) => {}
+            (0, Version::HTTP_10 | Version::HTTP_09) => {
+                headers.insert(HOST, HeaderValue::from_static("localhost"));
+            }
+            _ => return Err(Error::Host),
+        }
+        let length = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > self.body.bytes_max) {
+            return Err(Error::BodyTooLarge {
+                limit: self.body.bytes_max,
+            });
+        }
+        if headers.get_all(AUTHORIZATION).iter().any(holds_our_key) {
+            headers.remove(AUTHORIZATION);
+        }
+        Ok(headers)
+    }
+}
+
+fn holds_our_key(authorization: &HeaderValue) -> bool {
+    let prefix = KEY_PREFIX.as_bytes();
+    authorization
+        .as_bytes()
+        .windows(prefix.len())
+        .any(|part| part.eq_ignore_ascii_case(prefix))
+}
+
+/// The request's target with the function's mount point removed.
+fn guest_uri(rest: &str, query: Option<&str>) -> Uri {
+    let path = if rest.is_empty() { "/" } else { rest };
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    // A part of a valid target that starts with a slash is one too; `//x` alone could be read as an authority.
+    Uri::builder()
+        .path_and_query(target)
+        .build()
+        .unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+/// Answers GET and HEAD only.
+fn reading(
+    request: &Request<Incoming>,
+    answer: impl FnOnce() -> Result<Response<AnswerBody>, Error>,
+) -> Result<Response<AnswerBody>, Error> {
+    match *request.method() {
+        Method::GET | Method::HEAD => answer(),
+        _ => Err(Error::Method {
+            allowed: "GET, HEAD",
+        }),
+    }
+}
+
+fn text(words: &'static str) -> Response<AnswerBody> {
+    let body = Full::new(Bytes::from_static(words.as_bytes()));
+    let mut response = Response::new(AnswerBody::Own(body));
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn page(text: String) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(text))));
+    let kind = HeaderValue::from_static(METRICS_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_sees_its_own_path_and_the_whole_query() {
+        for (rest, query, expected) in [
+            ("", None, "/"),
+            ("/", None, "/"),
+            ("/a/b", Some("x=1&y=%20"), "/a/b?x=1&y=%20"),
+            ("", Some("q"), "/?q"),
+            ("//evil.example/x", None, "//evil.example/x"),
+        ] {
+            let uri = guest_uri(rest, query);
+            assert_eq!(uri.path_and_query().map(|p| p.as_str()), Some(expected));
+            assert_eq!(uri.authority(), None);
+        }
+    }
+
+    #[test]
+    fn a_key_of_ours_is_found_however_it_is_written() {
+        for (value, ours) in [
+            ("Bearer sk-shoal-abc", true),
+            ("bearer SK-Shoal-abc", true),
+            ("Basic sk-shoal-", true),
+            ("Bearer sk-other", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                holds_our_key(&HeaderValue::from_static(value)),
+                ours,
+                "{value}"
+            );
+        }
+    }
+}

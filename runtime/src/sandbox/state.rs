@@ -1,0 +1,177 @@
+//! What one store holds: the guest's handles, its contexts and its limits. Made for one request and dropped with it.
+
+use super::meter::Meter;
+use shoal_host::nn::{NnCtx, NnView, WithNn};
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use wasmtime::ResourceLimiterAsync;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+};
+
+/// Bytes of all header fields of one request or answer that a guest makes, in memory.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one call to `get-random-bytes`.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of one write to an outgoing body; two are buffered.
+const BODY_CHUNK_BYTES: usize = 64 << 10;
+/// A guest that grows past this goes on in the background: its page faults must hold nobody's socket.
+const BIG_MEMORY_BYTES: usize = 8 << 20;
+
+/// The data of a store.
+pub(crate) struct State {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    nn: NnCtx,
+    pub(crate) limits: Limits,
+}
+
+impl State {
+    pub(crate) fn new(nn: NnCtx, limits: Limits, handles_max: usize) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(handles_max);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
+        Self {
+            table,
+            wasi: WasiCtx::builder()
+                .max_random_size(RANDOM_BYTES_MAX)
+                .allow_tcp(false)
+                .allow_udp(false)
+                .build(),
+            http,
+            hooks: Hooks,
+            nn,
+            limits,
+        }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.hooks,
+        }
+    }
+}
+
+impl WithNn for State {
+    fn nn(&mut self) -> NnView<'_> {
+        NnView {
+            table: &mut self.table,
+            ctx: &mut self.nn,
+        }
+    }
+}
+
+/// Outgoing requests: denied, until a function can be granted hosts.
+struct Hooks;
+
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ),
+    HttpError,
+>;
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _done: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+}
+
+/// The memory limit of one guest, over all its memories and tables.
+pub(crate) struct Limits {
+    memory_bytes: usize,
+    memory_bytes_max: usize,
+    table_elements_max: usize,
+    meter: Arc<Meter>,
+    moved: bool,
+}
+
+impl Limits {
+    pub(crate) fn new(
+        memory_bytes_max: usize,
+        table_elements_max: usize,
+        meter: Arc<Meter>,
+    ) -> Self {
+        Self {
+            memory_bytes: 0,
+            memory_bytes_max,
+            table_elements_max,
+            meter,
+            moved: false,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for Limits {
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let all = self.memory_bytes + desired.saturating_sub(current);
+        if all > self.memory_bytes_max {
+            return Ok(false);
+        }
+        self.memory_bytes = all;
+        if all > BIG_MEMORY_BYTES && !self.moved {
+            self.moved = true;
+            self.meter.ask_to_move();
+            yield_once().await;
+        }
+        Ok(true)
+    }
+
+    async fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= self.table_elements_max)
+    }
+}
+
+/// Comes back at the next poll, wherever that happens.
+fn yield_once() -> impl Future<Output = ()> + Send {
+    let mut yielded = false;
+    std::future::poll_fn(move |cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}

@@ -1,0 +1,65 @@
+//! A node that is told to stop finishes what it began.
+
+use crate::support::{Node, config};
+use shoal::Config;
+use std::io::Read as _;
+use std::time::Duration;
+
+fn begun(node: &Node, path: &str) -> crate::support::Client {
+    let mut client = node.connect();
+    client.send(format!("GET /f/acme/probe/{path} HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes());
+    let began = tokio::time::Instant::now();
+    while node.metric("shoal_guests_live") < 1.0 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+    client
+}
+
+#[test]
+fn what_is_in_flight_is_answered_and_the_connection_then_closed() {
+    let node = Node::with_probe(config());
+    let mut idle = node.connect();
+    assert_eq!(idle.get("/healthz").status, 200);
+    let mut client = begun(&node, "sleep/500");
+    node.trigger();
+    assert!(idle.is_closed());
+    assert_eq!(client.reply().status, 200);
+    assert!(client.is_closed());
+    let address = node.address;
+    node.wait().unwrap();
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_guest_that_works_on_after_its_answer_is_waited_for() {
+    let node = Node::with_probe(config());
+    let reply = node.get("/f/acme/probe/after/400");
+    assert_eq!(reply.status, 200);
+    node.trigger();
+    node.wait().unwrap();
+}
+
+#[test]
+fn the_grace_is_the_longest_a_drain_takes() {
+    let node = Node::with_probe(Config {
+        shutdown_grace: Duration::from_millis(200),
+        ..config()
+    });
+    let mut client = begun(&node, "never");
+    node.trigger();
+    node.wait().unwrap();
+    let mut rest = Vec::new();
+    let _ = client.stream.read_to_end(&mut rest);
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn a_second_signal_skips_the_wait() {
+    let node = Node::with_probe(config());
+    let client = begun(&node, "never");
+    node.trigger();
+    assert!(node.is_running());
+    node.trigger();
+    node.wait().unwrap();
+    drop(client);
+}

@@ -1,0 +1,189 @@
+//! Model calls through the sandbox: right answers, full batches, and a code for every mistake.
+
+use crate::support::{Node, component, config, digits, function, parts, root, simulated};
+use serde_json::Value;
+use shoal_inference::ModelSource;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn fixture() -> Value {
+    let path = root().join("samples/models/digits/fixture.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_digits_sample_reads_every_image_of_the_fixture() {
+    let node = Node::start(config());
+    let fixture = fixture();
+    let images = fixture["images"].as_array().unwrap();
+    for (n, image) in images.iter().enumerate() {
+        let body = serde_json::json!({ "image": image }).to_string();
+        let reply = node.post("/f/acme/digits/", body.as_bytes());
+        assert_eq!(reply.status, 200);
+        let answer = reply.json();
+        assert_eq!(answer["digit"], fixture["labels"][n]);
+        for (confidence, expected) in answer["confidences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(fixture["probabilities"][n].as_array().unwrap())
+        {
+            let difference = confidence.as_f64().unwrap() - expected.as_f64().unwrap();
+            // f32 sums in another order than ONNX Runtime's.
+            assert!(difference.abs() < 1e-5, "{confidence} {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_digits_sample_reads_a_png() {
+    let node = Node::start(config());
+    let png = std::fs::read(root().join("samples/models/digits/seven.png")).unwrap();
+    let mut client = node.connect();
+    let length = png.len();
+    client.send(format!("POST /f/acme/digits/ HTTP/1.1\r\nhost: t\r\ncontent-type: image/png\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+    client.send(&png);
+    assert_eq!(client.reply().json()["digit"], 7);
+}
+
+#[test]
+fn every_mistake_has_a_code_and_none_is_a_trap() {
+    let node = Node::with_probe(config());
+    for (path, code) in [
+        ("run?model=absent", "not-found"),
+        ("run?model=private", "security"),
+        ("load-bytes", "unsupported-operation"),
+        ("bad-length", "invalid-argument"),
+        ("overflow", "invalid-argument"),
+        ("rank/0", "invalid-argument"),
+        ("rank/9", "invalid-argument"),
+        ("rank/100000", "invalid-argument"),
+        ("wrong-type", "invalid-argument"),
+        ("no-input", "invalid-argument"),
+        ("unknown-input", "invalid-argument"),
+        ("run?cols=63", "invalid-argument"),
+        ("run?rows=0", "invalid-argument"),
+        ("run?rows=65", "too-large"),
+        ("run?rows=10000", "too-large"),
+    ] {
+        let reply = node.get(&format!("/f/acme/probe/nn/{path}"));
+        assert_eq!(reply.status, 502, "{path}: {}", reply.text());
+        assert_eq!(reply.json()["code"], code, "{path}: {}", reply.text());
+    }
+    for path in ["run", "run?rows=64", "two/5", "contexts/100"] {
+        let reply = node.get(&format!("/f/acme/probe/nn/{path}"));
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+}
+
+#[test]
+fn handles_and_tensors_of_a_guest_are_bounded() {
+    let node = Node::with_probe(shoal::Config {
+        guest_handles_max: 1_000,
+        // Each path makes an input of 256 bytes first; the tensors of `tensors` have one byte.
+        guest_tensor_bytes_max: 256 + 300,
+        ..config()
+    });
+    assert_eq!(node.get("/f/acme/probe/nn/contexts/900").status, 200);
+    assert_eq!(node.get("/f/acme/probe/nn/tensors/300").status, 200);
+    for path in [
+        "nn/contexts/1001",
+        "nn/contexts/1000000",
+        "nn/tensors/301",
+        "nn/tensors/900",
+    ] {
+        let reply = node.get(&format!("/f/acme/probe/{path}"));
+        assert_eq!(reply.status, 500, "{path}: {}", reply.text());
+        assert_eq!(reply.error_code(), "function_failed", "{path}");
+    }
+}
+
+#[test]
+fn requests_of_different_tenants_run_in_one_batch() {
+    let probe = component("probe");
+    let functions = ["acme", "birch", "cedar"].map(|t| function(t, "probe", probe.clone()));
+    let mut parts = parts(config(), functions.into());
+    parts.devices = vec![simulated(Duration::from_millis(100), Duration::ZERO)];
+    let node = Node::run(parts);
+    let timings: Vec<String> = std::thread::scope(|scope| {
+        let first = scope.spawn(|| node.get("/f/acme/probe/nn/run"));
+        // While that one runs, the rest gather.
+        let began = tokio::time::Instant::now();
+        while node.metric("shoal_guests_live") < 1.0 {
+            assert!(began.elapsed() < Duration::from_secs(10));
+        }
+        let node = &node;
+        let others: Vec<_> = (0..12)
+            .map(|n| {
+                scope.spawn(move || {
+                    node.get(&format!(
+                        "/f/{}/probe/nn/run",
+                        ["acme", "birch", "cedar"][n % 3]
+                    ))
+                })
+            })
+            .collect();
+        assert_eq!(first.join().unwrap().status, 200);
+        others
+            .into_iter()
+            .map(|other| {
+                other
+                    .join()
+                    .unwrap()
+                    .header("server-timing")
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    });
+    let together = timings
+        .iter()
+        .filter(|timing| timing.contains("1 of 8-31"))
+        .count();
+    assert!(together >= 8, "{timings:?}");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_keeps_the_node_from_starting() {
+    let source = |onnx: &[u8]| ModelSource {
+        name: "broken".to_owned(),
+        onnx: onnx.into(),
+    };
+    let whole = digits().onnx;
+    for bytes in [&b"not onnx"[..], &[], &whole[..whole.len() / 2]] {
+        let mut parts = parts(config(), Vec::new());
+        parts.models = vec![source(bytes)];
+        let why = Node::refused(parts);
+        assert!(why.contains("broken"), "{why}");
+    }
+}
+
+#[test]
+fn a_function_has_only_the_models_it_was_granted() {
+    let mut denied = function("acme", "probe", component("probe"));
+    denied.models = BTreeSet::new();
+    let node = Node::run(parts(config(), vec![denied]));
+    let reply = node.get("/f/acme/probe/nn/run");
+    assert_eq!(
+        (reply.status, &reply.json()["code"]),
+        (502, &Value::from("security"))
+    );
+}
+
+#[test]
+fn a_guest_that_waits_past_its_deadline_is_answered_then() {
+    let mut parts = parts(
+        shoal::Config {
+            invocation_timeout: Duration::from_millis(400),
+            ..config()
+        },
+        vec![function("acme", "probe", component("probe"))],
+    );
+    parts.devices = vec![simulated(Duration::from_secs(5), Duration::ZERO)];
+    let node = Node::run(parts);
+    let reply = node.get("/f/acme/probe/nn/run");
+    assert_eq!(
+        (reply.status, reply.error_code().as_str()),
+        (504, "function_timeout")
+    );
+}

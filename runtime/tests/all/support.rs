@@ -1,0 +1,360 @@
+//! A node for each test, on a port of its own, and a client that shows every byte.
+
+use shoal::sandbox::FunctionSource;
+use shoal::{Config, Parts, Trigger, shutdown};
+use shoal_inference::{AnyDevice, Compute, CpuDevice, ModelSource, SimConfig, SimDevice};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Longest any test waits for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A built sample.
+pub(crate) fn component(name: &str) -> Arc<[u8]> {
+    let path = root().join(format!("samples/components/{name}.wasm"));
+    std::fs::read(path).unwrap().into()
+}
+
+/// The bundled model.
+pub(crate) fn digits() -> ModelSource {
+    named("digits")
+}
+
+/// The bundled model under another name.
+pub(crate) fn named(name: &str) -> ModelSource {
+    let path = root().join("samples/models/digits/digits.onnx");
+    ModelSource {
+        name: name.to_owned(),
+        onnx: std::fs::read(path).unwrap().into(),
+    }
+}
+
+/// A function that may use `digits`.
+pub(crate) fn function(project: &str, name: &str, component: Arc<[u8]>) -> FunctionSource {
+    FunctionSource {
+        project: project.to_owned(),
+        name: name.to_owned(),
+        wasm: component,
+        models: BTreeSet::from(["digits".to_owned()]),
+    }
+}
+
+/// A simulated accelerator that computes the real graph.
+pub(crate) fn simulated(launch: Duration, per_row: Duration) -> AnyDevice {
+    SimDevice::new(SimConfig {
+        name: "simulated".to_owned(),
+        launch,
+        per_row,
+        memory_bytes: None,
+        compute: Compute::Onnx,
+        faults: Vec::new(),
+    })
+    .into()
+}
+
+/// Limits that suit a test: a small pool, short waits.
+pub(crate) fn config() -> Config {
+    Config {
+        socket_threads: 2,
+        background_threads: 1,
+        guests_max: 64,
+        invocation_timeout: Duration::from_secs(20),
+        shutdown_grace: Duration::from_secs(10),
+        compiler: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
+        ..Config::default()
+    }
+}
+
+/// A running node; dropped, it stops.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    trigger: Option<Trigger>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// The parts of a node that most tests leave as they are.
+pub(crate) fn parts(config: Config, functions: Vec<FunctionSource>) -> Parts {
+    Parts {
+        config,
+        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        devices: vec![CpuDevice::new(NonZeroUsize::MIN).unwrap().into()],
+        models: vec![digits(), named("private")],
+        functions,
+    }
+}
+
+impl Node {
+    /// The sample functions and the probe, for one tenant.
+    pub(crate) fn start(config: Config) -> Self {
+        let functions = ["hello", "echo", "digits", "probe"]
+            .map(|name| function("acme", name, component(name)));
+        Self::run(parts(config, functions.into()))
+    }
+
+    /// The probe alone, for `acme`, and `hello` for `birch`.
+    pub(crate) fn with_probe(config: Config) -> Self {
+        let functions = vec![
+            function("acme", "probe", component("probe")),
+            function("birch", "hello", component("hello")),
+        ];
+        Self::run(parts(config, functions))
+    }
+
+    /// Runs a node of `parts`; comes back when it is about to accept.
+    pub(crate) fn run(parts: Parts) -> Self {
+        let address = parts.listener.local_addr().unwrap();
+        let (trigger, shutdown) = shutdown();
+        let (ready, is_ready) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(shoal::run(parts, shutdown, |_| {
+                    let _ = ready.send(());
+                }))
+        });
+        if is_ready.recv_timeout(PATIENCE).is_err() {
+            panic!("the node did not start: {:?}", thread.join());
+        }
+        Self {
+            address,
+            trigger: Some(trigger),
+            thread: Some(thread),
+        }
+    }
+
+    /// Starts a node that is expected to refuse; its words.
+    pub(crate) fn refused(parts: Parts) -> String {
+        let (trigger, shutdown) = shutdown();
+        // Should it start after all, it ends at once.
+        drop(trigger);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let ran = runtime.block_on(shoal::run(parts, shutdown, |_| {}));
+        format!("{:#}", ran.expect_err("the node was to refuse"))
+    }
+
+    /// Asks for a drain; asked again, for a stop.
+    pub(crate) fn trigger(&self) {
+        self.trigger.as_ref().unwrap().again();
+    }
+
+    /// Waits until the node has ended by itself.
+    pub(crate) fn wait(mut self) -> anyhow::Result<()> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// One GET on a connection of its own.
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.connect().get(path)
+    }
+
+    /// One POST on a connection of its own.
+    pub(crate) fn post(&self, path: &str, body: &[u8]) -> Reply {
+        let length = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n");
+        let mut client = self.connect();
+        client.send(head.as_bytes());
+        client.send(body);
+        client.reply()
+    }
+
+    /// The value of a metric without labels, or of the line that starts with `name`.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let page = self.get("/metrics").text();
+        page.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} in\n{page}"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(trigger) = self.trigger.take() {
+            trigger.stop();
+        }
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body ended as its framing said it would.
+    pub(crate) complete: bool,
+}
+
+impl Reply {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find_map(|(key, value)| (key == name).then_some(value.as_str()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Code of an answer in our error shape, which is checked.
+    pub(crate) fn error_code(&self) -> String {
+        let json = self.json();
+        let fields: Vec<_> = json["error"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(fields, ["code", "message", "param", "type"], "{json}");
+        json["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// One connection.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Writes bytes as they are. A socket that was closed meanwhile shows at the next read.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Reply {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// Reads one answer to a request that was not HEAD.
+    pub(crate) fn reply(&mut self) -> Reply {
+        let mut reply = self.head();
+        let length = reply.header("content-length").map(|n| n.parse().unwrap());
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.complete = self.chunks(&mut reply.body);
+        } else if let Some(length) = length {
+            reply.complete = self.exactly(length, &mut reply.body);
+        }
+        reply
+    }
+
+    /// Reads one head.
+    pub(crate) fn head(&mut self) -> Reply {
+        let head = self.until(b"\r\n\r\n").expect("a whole head");
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap();
+        let status = status.split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Reply {
+            status,
+            headers,
+            body: Vec::new(),
+            complete: true,
+        }
+    }
+
+    /// Reads one chunk of a chunked body; `None` when the connection broke, empty at the end.
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
+        let size = self.until(b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&size).unwrap().trim(), 16).unwrap();
+        let mut chunk = Vec::new();
+        let whole = self.exactly(size + 2, &mut chunk);
+        chunk.truncate(size);
+        whole.then_some(chunk)
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
+        loop {
+            match self.chunk() {
+                Some(chunk) if chunk.is_empty() => return true,
+                Some(chunk) => body.extend(chunk),
+                None => return false,
+            }
+        }
+    }
+
+    /// Bytes up to and including `end`; `None` if the connection ends first.
+    fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.buffer.windows(end.len()).position(|w| w == end) {
+                return Some(self.buffer.drain(..at + end.len()).collect());
+            }
+            self.more()?;
+        }
+    }
+
+    fn exactly(&mut self, length: usize, into: &mut Vec<u8>) -> bool {
+        while self.buffer.len() < length {
+            if self.more().is_none() {
+                into.append(&mut self.buffer);
+                return false;
+            }
+        }
+        into.extend(self.buffer.drain(..length));
+        true
+    }
+
+    fn more(&mut self) -> Option<()> {
+        let mut bytes = [0; 64 << 10];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => None,
+            Ok(n) => {
+                self.buffer.extend_from_slice(&bytes[..n]);
+                Some(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
+        }
+    }
+
+    /// Whether the node closes this connection without another byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.buffer.is_empty() && self.more().is_none()
+    }
+}
