@@ -24,6 +24,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
 /// What a node is made of.
 pub struct Parts {
     /// Its limits.
@@ -79,7 +82,10 @@ pub async fn run(
         .await?;
     metrics.compiled(began.elapsed());
     listener.set_nonblocking(true)?;
+    // Again, with room for a burst of connections: the standard library's 128 drops some, which come again a second later.
+    rustix::net::listen(&listener, BACKLOG).context("listening")?;
     let listener = tokio::net::TcpListener::from_std(listener).context("listening")?;
+    raise_files_max(config.connections_max);
     on_ready(Ready {
         allocator: runner.sandbox().allocator(),
         inference: &inference,
@@ -106,6 +112,27 @@ pub async fn run(
     tokio::task::spawn_blocking(move || engine.join())
         .await?
         .map_err(|_| anyhow::anyhow!("the inference engine panicked"))
+}
+
+/// Raises the limit of open files as far as it goes, and says so if that is too few.
+fn raise_files_max(connections_max: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let files = sandbox::files_max();
+    if files <= connections_max as u64 {
+        tracing::warn!(
+            files,
+            connections_max,
+            "fewer open files than connections: raise ulimit -n"
+        );
+    }
 }
 
 /// Serves and drains, at most for the grace time.

@@ -3,3 +3,4 @@
 #![forbid(unsafe_code)]
 
 pub mod nn;
+pub mod nn_peer;

@@ -56,7 +56,7 @@ pub(crate) async fn run(
             service.metrics.refused("connections_per_address_max");
             continue;
         };
-        threads.hand_over(stream, (permit, address)).await;
+        threads.hand_over(stream, (permit, address));
     }
     drop(listener);
     threads.join().await
@@ -164,8 +164,8 @@ impl SocketThreads {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                // Each holds a permit of `connections_max`, so this bound only smooths bursts.
-                let (handed, receiver) = mpsc::channel(64);
+                // Room for every connection there may be: one busy thread must not hold up the acceptor of all.
+                let (handed, receiver) = mpsc::channel(config.connections_max);
                 let (service, shutdown) = (service.clone(), shutdown.clone());
                 let thread = std::thread::Builder::new()
                     .name(format!("socket-{n}"))
@@ -186,7 +186,7 @@ impl SocketThreads {
     }
 
     /// Gives a connection to the thread with the fewest.
-    async fn hand_over(&self, stream: TcpStream, permits: Permits) {
+    fn hand_over(&self, stream: TcpStream, permits: Permits) {
         let fewest = self.threads.iter().min_by_key(|t| t.open.load(Relaxed));
         let (Some(thread), Ok(stream)) = (fewest, stream.into_std()) else {
             return;
@@ -197,7 +197,7 @@ impl SocketThreads {
             permits,
             counted,
         };
-        if thread.handed.send(handed).await.is_err() {
+        if thread.handed.try_send(handed).is_err() {
             tracing::error!("a socket thread is gone");
         }
     }

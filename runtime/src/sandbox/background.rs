@@ -1,7 +1,7 @@
 //! The background pool: threads that run guests which used too much CPU in a row, always the next turn of the tenant with
 //! the least CPU so far. It is also who finishes a guest that still works after its answer was sent.
 
-use super::guest::{Guest, InBackground};
+use super::guest::{Guest, InBackground, Tenant};
 use shoal_inference::{FairQueue, TenantId};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -28,8 +28,15 @@ struct Shared {
 }
 
 struct Queue {
-    tasks: FairQueue<TenantId, Arc<Task>>,
+    tasks: FairQueue<TenantId, Ready>,
     closed: bool,
+}
+
+/// A guest that is queued or runs. Only those count as their tenant's guests in the background: one that waits for its batch
+/// takes no turns, and says nothing about how long its siblings will run.
+struct Ready {
+    task: Arc<Task>,
+    counted: InBackground,
 }
 
 /// A guest's place in the pool. States follow the usual waker protocol: a wake while it runs is remembered.
@@ -39,7 +46,7 @@ struct Task {
     cancelled: AtomicBool,
     /// Who wants to know when the turn in progress is over.
     watcher: Mutex<Option<Waker>>,
-    tenant: TenantId,
+    tenant: Arc<Tenant>,
     pool: Weak<Shared>,
     /// The runtime that accepted the request: the guest's timers and sockets stay with it.
     runtime: tokio::runtime::Handle,
@@ -48,7 +55,6 @@ struct Task {
 struct Slot {
     guest: Guest,
     ended: oneshot::Sender<wasmtime::Result<()>>,
-    _counted: InBackground,
 }
 
 const IDLE: u8 = 0;
@@ -118,9 +124,8 @@ impl Pool {
         self.shared.moved.fetch_add(1, Ordering::Relaxed);
         let (sender, ended) = oneshot::channel();
         let task = Arc::new(Task {
-            tenant: guest.tenant.id,
+            tenant: guest.tenant.clone(),
             slot: Mutex::new(Some(Slot {
-                _counted: InBackground::new(&guest.tenant),
                 guest,
                 ended: sender,
             })),
@@ -174,7 +179,9 @@ impl Shared {
             drop(task);
             return;
         }
-        queue.tasks.push(task.tenant, task);
+        let counted = InBackground::new(&task.tenant);
+        let tenant = task.tenant.id;
+        queue.tasks.push(tenant, Ready { task, counted });
         drop(queue);
         self.ready.notify_one();
     }
@@ -183,19 +190,20 @@ impl Shared {
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::warn!(%error, "background threads run at normal priority");
         }
-        while let Some(task) = self.pop() {
+        while let Some(Ready { task, counted }) = self.pop() {
             task.run(self);
+            drop(counted);
         }
     }
 
-    fn pop(&self) -> Option<Arc<Task>> {
+    fn pop(&self) -> Option<Ready> {
         let mut queue = lock(&self.queue);
         loop {
             if queue.closed {
                 return None;
             }
-            if let Some((_, task)) = queue.tasks.pop() {
-                return Some(task);
+            if let Some((_, ready)) = queue.tasks.pop() {
+                return Some(ready);
             }
             queue = self
                 .ready
@@ -219,7 +227,7 @@ impl Task {
         }
         let waker = Waker::from(self.clone());
         let (poll, used) = guest.turn(&mut Context::from_waker(&waker));
-        lock(&pool.queue).tasks.charge(&self.tenant, used);
+        lock(&pool.queue).tasks.charge(&self.tenant.id, used);
         if let Poll::Ready(result) = poll {
             if let Some(Slot { ended, guest, .. }) = slot.take() {
                 // The store goes before anybody is told, so that a permit given back means a free instance.

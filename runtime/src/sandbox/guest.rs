@@ -65,7 +65,7 @@ impl Drop for TenantPermit {
     }
 }
 
-/// Counts a guest among those of its tenant in the background, for as long as it lives.
+/// Counts a guest among those of its tenant in the background.
 pub(crate) struct InBackground(Arc<Tenant>);
 
 impl InBackground {

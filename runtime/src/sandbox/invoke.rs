@@ -291,9 +291,11 @@ impl Invocation {
             let head = self.head.as_mut().and_then(|head| head.try_recv().ok());
             return Poll::Ready(head.ok_or(Failure::NoResponse));
         }
-        if let Place::There(ticket) = &self.place {
-            // A guest that is about to end gets to: its whole answer is worth more than an early head.
-            ready!(ticket.poll_between_turns(cx));
+        // A guest that is about to end gets to: its whole answer is worth more than an early head.
+        match &self.place {
+            Place::Here(_) if self.meter.has_yielded() => return Poll::Pending,
+            Place::There(ticket) => ready!(ticket.poll_between_turns(cx)),
+            Place::Here(_) | Place::Over(_) => {}
         }
         let Some(head) = &mut self.head else {
             return Poll::Pending;
@@ -404,10 +406,10 @@ impl Body for GuestBody {
             }
             GuestBody::Streamed { body, invocation } => (body, invocation),
         };
-        if let Some(invocation) = slot {
-            if let Poll::Ready(Err(failure)) = invocation.poll_guest(cx) {
-                return Poll::Ready(Some(Err(failure.into())));
-            }
+        if let Some(invocation) = slot
+            && let Poll::Ready(Err(failure)) = invocation.poll_guest(cx)
+        {
+            return Poll::Ready(Some(Err(failure.into())));
         }
         match ready!(Pin::new(body).poll_frame(cx)) {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),

@@ -16,9 +16,35 @@ const YIELD_AFTER_NS: u64 = 500_000;
 /// The most that is charged for the time up to a poll's first tick: the thread may have been preempted meanwhile.
 const TICK_NS: u64 = 1_000_000;
 
+/// The clocks of the thread that polls.
+pub(crate) trait Clocks {
+    fn monotonic_ns(&self) -> u64;
+    fn thread_cpu_ns(&self) -> u64;
+}
+
+/// Those of the operating system.
+#[derive(Debug)]
+pub(crate) struct System;
+
+impl Clocks for System {
+    fn monotonic_ns(&self) -> u64 {
+        clock_ns(ClockId::Monotonic)
+    }
+
+    fn thread_cpu_ns(&self) -> u64 {
+        clock_ns(ClockId::ThreadCPUTime)
+    }
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let t = clock_gettime(clock);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
 /// Shared by whoever polls a guest and by the epoch callback inside its store; never by two polls at once.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub(crate) struct Meter<C = System> {
+    clocks: C,
     deadline: Instant,
     cpu_max_ns: u64,
     /// Monotonic time at which the poll in progress began.
@@ -41,7 +67,14 @@ const BY_CPU_LIMIT: u8 = 2;
 
 impl Meter {
     pub(crate) fn new(deadline: Instant, cpu_max: Duration) -> Self {
+        Self::with_clocks(System, deadline, cpu_max)
+    }
+}
+
+impl<C: Clocks> Meter<C> {
+    fn with_clocks(clocks: C, deadline: Instant, cpu_max: Duration) -> Self {
         Self {
+            clocks,
             deadline,
             cpu_max_ns: u64::try_from(cpu_max.as_nanos()).unwrap_or(u64::MAX),
             poll_start: AtomicU64::new(0),
@@ -57,7 +90,7 @@ impl Meter {
 
     /// A poll begins.
     pub(crate) fn begin(&self) {
-        self.poll_start.store(monotonic_ns(), Relaxed);
+        self.poll_start.store(self.clocks.monotonic_ns(), Relaxed);
         self.first_tick.store(0, Relaxed);
         self.yielded.store(false, Relaxed);
     }
@@ -65,7 +98,10 @@ impl Meter {
     /// A poll ended: its CPU time is added up and returned.
     pub(crate) fn end(&self) -> u64 {
         let used = match self.first_tick.load(Relaxed) {
-            0 => monotonic_ns().saturating_sub(self.poll_start.load(Relaxed)),
+            0 => self
+                .clocks
+                .monotonic_ns()
+                .saturating_sub(self.poll_start.load(Relaxed)),
             first => self.since_first_tick(first),
         };
         self.total.fetch_add(used, Relaxed);
@@ -81,10 +117,13 @@ impl Meter {
     pub(crate) fn tick(&self) -> UpdateDeadline {
         let used = match self.first_tick.load(Relaxed) {
             0 => {
-                let wall = monotonic_ns().saturating_sub(self.poll_start.load(Relaxed));
+                let wall = self
+                    .clocks
+                    .monotonic_ns()
+                    .saturating_sub(self.poll_start.load(Relaxed));
                 let charged = wall.min(TICK_NS);
                 self.before_tick.store(charged, Relaxed);
-                self.first_tick.store(thread_cpu_ns(), Relaxed);
+                self.first_tick.store(self.clocks.thread_cpu_ns(), Relaxed);
                 charged
             }
             first => self.since_first_tick(first),
@@ -111,6 +150,11 @@ impl Meter {
         self.yielded.store(true, Relaxed);
     }
 
+    /// Whether the last poll ended because the guest ran for long, not because it waits: it will be polled again at once.
+    pub(crate) fn has_yielded(&self) -> bool {
+        self.yielded.load(Relaxed)
+    }
+
     /// Whether the guest has to leave the socket thread.
     pub(crate) fn should_move(&self, slice: Duration) -> bool {
         self.must_move.load(Relaxed) || u128::from(self.in_a_row.load(Relaxed)) > slice.as_nanos()
@@ -131,99 +175,147 @@ impl Meter {
     }
 
     fn since_first_tick(&self, first: u64) -> u64 {
-        self.before_tick.load(Relaxed) + thread_cpu_ns().saturating_sub(first)
+        self.before_tick.load(Relaxed) + self.clocks.thread_cpu_ns().saturating_sub(first)
     }
-}
-
-fn thread_cpu_ns() -> u64 {
-    clock_ns(ClockId::ThreadCPUTime)
-}
-
-fn monotonic_ns() -> u64 {
-    clock_ns(ClockId::Monotonic)
-}
-
-fn clock_ns(clock: ClockId) -> u64 {
-    let t = clock_gettime(clock);
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
-    fn meter(cpu_max: Duration) -> Meter {
-        Meter::new(Instant::now() + Duration::from_secs(60), cpu_max)
+    /// Clocks that tests set.
+    #[derive(Default)]
+    struct Manual {
+        monotonic_us: Cell<u64>,
+        cpu_us: Cell<u64>,
     }
 
-    fn burn(cpu: Duration) {
-        let start = thread_cpu_ns();
-        while thread_cpu_ns() - start < cpu.as_nanos() as u64 {
-            std::hint::spin_loop();
+    impl Clocks for &Manual {
+        fn monotonic_ns(&self) -> u64 {
+            self.monotonic_us.get() * 1_000
         }
+
+        fn thread_cpu_ns(&self) -> u64 {
+            self.cpu_us.get() * 1_000
+        }
+    }
+
+    impl Manual {
+        /// The guest runs.
+        fn burn(&self, us: u64) {
+            self.cpu_us.set(self.cpu_us.get() + us);
+            self.preempt(us);
+        }
+
+        /// Time passes, and others have the processor.
+        fn preempt(&self, us: u64) {
+            self.monotonic_us.set(self.monotonic_us.get() + us);
+        }
+    }
+
+    const SLICE: Duration = Duration::from_millis(2);
+
+    fn meter(clocks: &Manual, cpu_max: Duration) -> Meter<&Manual> {
+        Meter::with_clocks(clocks, Instant::now() + Duration::from_secs(60), cpu_max)
     }
 
     #[test]
     fn time_parked_between_polls_is_nobodys_cpu() {
-        let meter = meter(Duration::from_secs(1));
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
         for _ in 0..3 {
             meter.begin();
+            clocks.burn(10);
             meter.end();
-            // Ticks go on while a guest is parked; a guest that then runs a little sees one at once.
-            let (sent, parked) = std::sync::mpsc::channel::<()>();
-            let _ = parked.recv_timeout(Duration::from_millis(20));
-            drop(sent);
+            clocks.preempt(10_000_000);
         }
+        // Ticks went on meanwhile: a guest that then runs sees one at once, and is given it back.
         meter.begin();
+        clocks.burn(10);
         assert!(matches!(meter.tick(), UpdateDeadline::Continue(1)));
+        clocks.burn(5);
         meter.end();
-        assert!(meter.cpu() < Duration::from_millis(5), "{:?}", meter.cpu());
+        assert_eq!(meter.cpu(), Duration::from_micros(45));
+    }
+
+    #[test]
+    fn from_its_first_tick_on_a_poll_is_charged_what_it_ran_and_not_what_passed() {
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
+        meter.begin();
+        clocks.preempt(50_000);
+        clocks.burn(100);
+        meter.tick();
+        clocks.preempt(50_000);
+        clocks.burn(200);
+        // The thread was away for 100 ms: at most one tick of it is charged, for the part that only one clock saw.
+        assert_eq!(meter.end(), 1_000_000 + 200_000);
     }
 
     #[test]
     fn a_poll_yields_after_half_a_millisecond_and_moves_after_its_slice() {
-        let meter = meter(Duration::from_secs(1));
-        let slice = Duration::from_millis(2);
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
         for _ in 0..3 {
-            assert!(!meter.should_move(slice));
+            assert!(!meter.should_move(SLICE));
             meter.begin();
-            meter.tick();
-            burn(Duration::from_millis(1));
+            clocks.burn(499);
+            assert!(matches!(meter.tick(), UpdateDeadline::Continue(1)));
+            clocks.burn(200);
             assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
+            assert!(meter.has_yielded());
             meter.end();
         }
-        assert!(meter.should_move(slice));
+        assert!(meter.should_move(SLICE));
     }
 
     #[test]
     fn a_guest_that_waits_begins_a_new_row() {
-        let meter = meter(Duration::from_secs(1));
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
         meter.begin();
+        clocks.burn(1_000);
         meter.tick();
-        burn(Duration::from_millis(4));
+        clocks.burn(2_000);
         meter.tick();
         meter.end();
-        assert!(meter.should_move(Duration::from_millis(2)));
+        assert!(meter.should_move(SLICE));
         meter.begin();
+        clocks.burn(10);
         meter.end();
-        assert!(!meter.should_move(Duration::from_millis(2)));
+        assert!(!meter.should_move(SLICE));
     }
 
     #[test]
     fn the_cpu_limit_interrupts_and_says_so() {
-        let meter = meter(Duration::from_millis(3));
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_millis(3));
         meter.begin();
+        clocks.burn(1_000);
         meter.tick();
-        burn(Duration::from_millis(4));
+        clocks.burn(2_000);
+        assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
+        clocks.burn(1);
         assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
         assert_eq!(meter.stopped_by(), Some(Failure::CpuLimit));
     }
 
     #[test]
     fn a_running_guest_is_interrupted_at_its_wall_deadline() {
-        let meter = Meter::new(Instant::now(), Duration::from_secs(1));
+        let clocks = Manual::default();
+        let meter = Meter::with_clocks(&clocks, Instant::now(), Duration::from_secs(1));
         meter.begin();
         assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
         assert_eq!(meter.stopped_by(), Some(Failure::Deadline));
+    }
+
+    #[test]
+    fn a_guest_that_wants_much_memory_moves_at_once() {
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
+        assert!(!meter.should_move(SLICE));
+        meter.ask_to_move();
+        assert!(meter.should_move(SLICE));
     }
 }

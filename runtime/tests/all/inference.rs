@@ -101,46 +101,34 @@ fn handles_and_tensors_of_a_guest_are_bounded() {
 #[test]
 fn requests_of_different_tenants_run_in_one_batch() {
     let probe = component("probe");
-    let functions = ["acme", "birch", "cedar"].map(|t| function(t, "probe", probe.clone()));
-    let mut parts = parts(config(), functions.into());
-    parts.devices = vec![simulated(Duration::from_millis(100), Duration::ZERO)];
+    let tenants = ["acme", "birch", "cedar"];
+    let functions = tenants.map(|tenant| function(tenant, "probe", probe.clone()));
+    let mut config = config();
+    // The device waits for a full batch: that is the twelve of them.
+    config.inference.rows_max = 12;
+    config.inference.wait_max = Duration::from_secs(10);
+    let mut parts = parts(config, functions.into());
+    parts.devices = vec![simulated(
+        Duration::from_millis(10),
+        Duration::from_millis(1),
+    )];
     let node = Node::run(parts);
-    let timings: Vec<String> = std::thread::scope(|scope| {
-        let first = scope.spawn(|| node.get("/f/acme/probe/nn/run"));
-        // While that one runs, the rest gather.
-        let began = tokio::time::Instant::now();
-        while node.metric("shoal_guests_live") < 1.0 {
-            assert!(began.elapsed() < Duration::from_secs(10));
-        }
+    std::thread::scope(|scope| {
         let node = &node;
-        let others: Vec<_> = (0..12)
-            .map(|n| {
-                scope.spawn(move || {
-                    node.get(&format!(
-                        "/f/{}/probe/nn/run",
-                        ["acme", "birch", "cedar"][n % 3]
-                    ))
-                })
-            })
+        let asked: Vec<_> = (0..12)
+            .map(|n| scope.spawn(move || node.get(&format!("/f/{}/probe/nn/run", tenants[n % 3]))))
             .collect();
-        assert_eq!(first.join().unwrap().status, 200);
-        others
-            .into_iter()
-            .map(|other| {
-                other
-                    .join()
-                    .unwrap()
-                    .header("server-timing")
-                    .unwrap()
-                    .to_owned()
-            })
-            .collect()
+        for reply in asked {
+            let reply = reply.join().unwrap();
+            let timing = reply.header("server-timing").unwrap();
+            assert!(
+                timing.contains("batch;desc=\"1 of 8-31\", device;dur=22.000"),
+                "{timing}"
+            );
+        }
     });
-    let together = timings
-        .iter()
-        .filter(|timing| timing.contains("1 of 8-31"))
-        .count();
-    assert!(together >= 8, "{timings:?}");
+    assert_eq!(node.metric("shoal_batch_rows_count"), 1.0);
+    assert_eq!(node.metric("shoal_batch_rows_sum"), 12.0);
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn a_component_may_have_as_many_bytes_as_the_limit() {
 
 #[test]
 fn a_compiler_that_needs_too_much_is_stopped() {
-    let with = |change: fn(&mut Config)| {
+    let with = |change: Change| {
         let mut config = config();
         change(&mut config);
         parts(config, vec![function("acme", "probe", component("probe"))])
@@ -292,9 +292,11 @@ fn names_are_checked() {
     assert_eq!(node.get(&format!("/f/{fits}/0-a/")).status, 200);
 }
 
+type Change = fn(&mut Config);
+
 #[test]
 fn a_configuration_that_cannot_work_names_its_key() {
-    let cases: [(&str, fn(&mut Config)); 8] = [
+    let cases: [(&str, Change); 8] = [
         ("socket_threads", |c| c.socket_threads = 0),
         ("background_threads", |c| c.background_threads = 0),
         ("guests_max", |c| c.guests_max = 0),

@@ -200,7 +200,12 @@ impl<'a> Running<'a> {
             Event::Left => {
                 tracing::error!(device = name, "the device is gone");
                 self.shared.count(|stats| stats.lost_devices += 1);
-                if let Some(poison) = self.scheduler.die(device) {
+                let poison = self.scheduler.die(device);
+                // Before anybody is answered: who was told that it stopped must not find it live.
+                if !self.scheduler.is_live() {
+                    self.shared.live.store(false, Ordering::Release);
+                }
+                if let Some(poison) = poison {
                     self.give_up(poison, Error::Device);
                 }
             }

@@ -220,6 +220,26 @@ async fn a_request_whose_inputs_disagree_on_rows_is_not_run() {
 }
 
 #[tokio::test]
+async fn requests_that_differ_in_more_than_rows_are_not_run_together() {
+    let file = Graph::new()
+        .input("x", FLOAT, "n height width")
+        .output("y", FLOAT, "n height width")
+        .node(node("Identity", &["x"], &["y"]))
+        .file();
+    let mut device = cpu();
+    load(&mut device, &file).await.unwrap();
+    // As many bytes, so that nothing but the dimensions tells them apart.
+    let image = |dims: [u32; 3]| vec![Tensor::f32(dims.to_vec(), &[1.0; 6]).unwrap()];
+    let message = "input \"x\" came as F32 [1, 3, 2]".to_owned();
+    assert_eq!(
+        run(&mut device, &[image([1, 2, 3]), image([1, 3, 2])]).await,
+        Err(RunError::Failed(message))
+    );
+    let same = [image([1, 2, 3]), image([1, 2, 3])];
+    assert!(run(&mut device, &same).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_model_is_batchable_if_all_first_axes_are_one_that_occurs_nowhere_else() {
     let cases = [
         ("batch 4", "batch 4", true),
