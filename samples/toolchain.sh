@@ -35,12 +35,12 @@ private_apt() {
 
 # The wrapper runs the unpacked compiler with its own loader and libraries: the system's may be older.
 write_wrapper() {
-    local libraries=("$prefix"/root/usr/lib/*-linux-gnu) loader=("$prefix"/root/usr/lib/*-linux-gnu/ld-linux-*)
+    local libraries=("$prefix"/sysroot/usr/lib/*-linux-gnu) loader=("$prefix"/sysroot/usr/lib/*-linux-gnu/ld-linux-*)
     [ -e "${loader[0]}" ] || fail "no loader among the packages"
     mkdir -p "$prefix/bin"
     cat >"$prefix/bin/rustc" <<WRAPPER
 #!/bin/sh
-exec "${loader[0]}" --library-path "${libraries[0]}" "$prefix/root/usr/bin/rustc" --sysroot "$prefix/root/usr" "\$@"
+exec "${loader[0]}" --library-path "${libraries[0]}" "$prefix/sysroot/usr/bin/rustc" --sysroot "$prefix/sysroot/usr" "\$@"
 WRAPPER
     chmod +x "$prefix/bin/rustc"
 }
@@ -50,7 +50,7 @@ WRAPPER
 address=$(debian_address)
 [ -n "$address" ] || fail "apt names no address for Debian's main component"
 rm -rf "$prefix"
-mkdir -p "$prefix/apt/lists/partial" "$prefix/apt/cache/archives/partial" "$prefix/root"
+mkdir -p "$prefix/apt/lists/partial" "$prefix/apt/cache/archives/partial" "$prefix/sysroot"
 : >"$prefix/apt/status"
 echo "deb [signed-by=$keyring] $address $suite main" >"$prefix/apt/sources.list"
 
@@ -59,7 +59,7 @@ private_apt --yes --download-only install libstd-rust-dev libstd-rust-dev-wasm32
 # rustc alone: what it depends on beyond the above is a C compiler, which the machine has.
 (cd "$prefix/apt/cache/archives" && private_apt download rustc)
 for package in "$prefix"/apt/cache/archives/*.deb; do
-    dpkg -x "$package" "$prefix/root"
+    dpkg -x "$package" "$prefix/sysroot"
 done
 rm -rf "$prefix/apt"
 write_wrapper
