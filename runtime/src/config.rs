@@ -61,6 +61,11 @@ pub struct Config {
     pub inference: shoal_inference::Config,
 }
 
+/// The longest any wait may be set to.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most connections one process can hold anyway.
+const CONNECTIONS_MAX: usize = 1 << 20;
+
 impl Default for Config {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -80,7 +85,7 @@ impl Default for Config {
             guest_slice: Duration::from_millis(2),
             guest_memory_bytes_max: 128 << 20,
             guest_table_elements_max: 20_000,
-            guest_handles_max: 10_000,
+            guest_handles_max: 1_000,
             guests_max: 2_000,
             tenant_guests_max: 1_000,
             component_bytes_max: 16 << 20,
@@ -113,6 +118,11 @@ impl Config {
         at_least("socket_threads", self.socket_threads, 1)?;
         at_least("background_threads", self.background_threads, 1)?;
         at_least("connections_max", self.connections_max, 1)?;
+        if self.connections_max > CONNECTIONS_MAX {
+            let expected = format!("at most {CONNECTIONS_MAX}");
+            let actual = self.connections_max.to_string();
+            return Err(wrong("connections_max", expected, actual));
+        }
         at_least(
             "connections_per_address_max",
             self.connections_per_address_max,
@@ -138,8 +148,9 @@ impl Config {
             ("guest_slice", self.guest_slice),
             ("compile_timeout", self.compile_timeout),
         ] {
-            if value.is_zero() {
-                return Err(wrong(key, "more than 0", format!("{value:?}")));
+            if value.is_zero() || value > DAY {
+                let expected = "more than 0 and at most 24 h";
+                return Err(wrong(key, expected, format!("{value:?}")));
             }
         }
         // RLIMIT_CPU counts whole seconds

@@ -1,8 +1,7 @@
 //! Answers the host calls of one invocation: its identity, grants and deadline are bound in here, so that nothing a guest
 //! passes can name a tenant.
 
-use crate::http::Facts;
-use crate::metrics::Metrics;
+use crate::http::Record;
 use crate::sandbox::Function;
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_inference::{Error, Inference, ModelId, NamedTensor, Request};
@@ -13,9 +12,8 @@ use tokio::time::Instant;
 pub(crate) struct Host {
     pub(crate) function: Arc<Function>,
     pub(crate) inference: Inference,
-    pub(crate) metrics: Arc<Metrics>,
     pub(crate) deadline: Instant,
-    pub(crate) facts: Arc<Facts>,
+    pub(crate) record: Arc<Record>,
 }
 
 impl Infer for Host {
@@ -39,12 +37,10 @@ impl Infer for Host {
             deadline: self.deadline,
             inputs,
         };
-        let (inference, facts) = (self.inference.clone(), self.facts.clone());
-        let metrics = self.metrics.clone();
+        let (inference, record) = (self.inference.clone(), self.record.clone());
         Box::pin(async move {
             let reply = inference.submit(request).await?;
-            facts.add(&reply.explanation);
-            metrics.inferred(&reply.explanation);
+            record.inferred(&reply.explanation);
             Ok(reply.outputs)
         })
     }

@@ -22,7 +22,6 @@ use anyhow::Context as _;
 use shoal_inference::{AnyDevice, Inference, ModelSource, start_thread};
 use std::net::TcpListener;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -76,11 +75,10 @@ pub async fn run(
     inference.loaded().await?;
     let metrics = Arc::new(Metrics::new(runner.clone(), inference.clone()));
     let registry = Registry::default();
-    let began = Instant::now();
+    let compiled = |duration| metrics.compiled(duration);
     registry
-        .add_all(runner.sandbox(), &config, functions)
+        .add_all(runner.sandbox(), &config, functions, compiled)
         .await?;
-    metrics.compiled(began.elapsed());
     listener.set_nonblocking(true)?;
     // Again, with room for a burst of connections: the standard library's 128 drops some, which come again a second later.
     rustix::net::listen(&listener, BACKLOG).context("listening")?;

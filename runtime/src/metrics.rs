@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     guest_cpu_seconds: Seconds,
     compile_seconds: Histogram,
     queue_seconds: Histogram,
+    panics: Counter,
     pub(crate) connections_open: Gauge,
 }
 
@@ -90,6 +91,12 @@ impl Metrics {
             "Connections open now",
             connections_open.clone(),
         );
+        let panics = Counter::default();
+        registry.register(
+            "panics",
+            "Connections that a bug of ours ended",
+            panics.clone(),
+        );
         registry.register_collector(Box::new(Snapshot { runner, inference }));
         Self {
             registry,
@@ -99,6 +106,7 @@ impl Metrics {
             guest_cpu_seconds,
             compile_seconds,
             queue_seconds,
+            panics,
             connections_open,
         }
     }
@@ -119,6 +127,11 @@ impl Metrics {
     pub(crate) fn invocation(&self, duration: Duration, cpu: Duration) {
         self.invocation_seconds.observe(duration.as_secs_f64());
         self.guest_cpu_seconds.inc_by(cpu.as_secs_f64());
+    }
+
+    /// A connection ended in a panic.
+    pub(crate) fn panicked(&self) {
+        self.panics.inc();
     }
 
     /// One component compiled.

@@ -130,19 +130,28 @@ pub struct NnError {
     data: String,
 }
 
+/// Longest text behind an error handle.
+const ERROR_CHARS_MAX: usize = 500;
+
+/// What a tensor takes of host memory: its dimensions too, since nothing else bounds their number.
+fn host_bytes(tensor: &Tensor) -> u64 {
+    (size_of_val(tensor.dimensions.as_slice()) + tensor.data.len()) as u64
+}
+
 /// A call that may trap, or answer with an error the guest can read.
 type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
     fn refuse<T>(&mut self, code: ErrorCode, why: impl ToString) -> Answer<T> {
-        let data = why.to_string();
+        // It may repeat what the guest sent, and stays in host memory for as long as the guest likes.
+        let data = why.to_string().chars().take(ERROR_CHARS_MAX).collect();
         Ok(Err(self.table.push(NnError { code, data })?))
     }
 
     /// Tensors live in host memory, outside the guest's own limit: over this one the guest is stopped, because the
     /// interface's constructor has no error to answer with.
     fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<Tensor>> {
-        let held = self.ctx.tensor_bytes_held + tensor.data.len() as u64;
+        let held = self.ctx.tensor_bytes_held + host_bytes(&tensor);
         wasmtime::ensure!(
             held <= self.ctx.tensor_bytes_max,
             "tensors hold {held} bytes, at most {} are allowed",
@@ -155,7 +164,7 @@ impl NnView<'_> {
 
     fn release(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
         let tensor = self.table.delete(handle)?;
-        self.ctx.tensor_bytes_held -= tensor.data.len() as u64;
+        self.ctx.tensor_bytes_held -= host_bytes(&tensor);
         Ok(tensor)
     }
 

@@ -1,6 +1,6 @@
 //! Bodies at the edge: what a client may send, and what an answer is made of.
 
-use super::record::{Facts, Record};
+use super::record::Record;
 use crate::sandbox::{BodyError, GuestBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -21,7 +21,7 @@ pub(crate) struct BodyLimits {
     pub(crate) rate_grace: Duration,
 }
 
-/// Why a body was cut off. Remembered in [`Facts`], so that the answer says so whatever the guest made of it.
+/// Why a body was cut off. Remembered in [`Record`], so that the answer says so whatever the guest made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyVerdict {
     TooLarge,
@@ -36,7 +36,7 @@ pub(crate) struct RequestBody {
     received: u64,
     waited: Duration,
     waiting: Option<Wait>,
-    facts: Arc<Facts>,
+    record: Arc<Record>,
 }
 
 struct Wait {
@@ -45,19 +45,19 @@ struct Wait {
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, limits: BodyLimits, facts: Arc<Facts>) -> Self {
+    pub(crate) fn new(inner: Incoming, limits: BodyLimits, record: Arc<Record>) -> Self {
         Self {
             inner,
             limits,
             received: 0,
             waited: Duration::ZERO,
             waiting: None,
-            facts,
+            record,
         }
     }
 
     fn refuse(&self, verdict: BodyVerdict) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        self.facts.set_verdict(verdict);
+        self.record.set_verdict(verdict);
         Poll::Ready(Some(Err(match verdict {
             BodyVerdict::TooLarge => HttpError::HttpRequestBodySize(Some(self.limits.bytes_max)),
             BodyVerdict::TooSlow => HttpError::ConnectionReadTimeout,
@@ -123,7 +123,16 @@ pub(crate) enum AnswerBody {
     /// The node's own words.
     Own(Full<Bytes>),
     /// A guest's, and the record that is written when it ends.
-    Guest(GuestBody, Record),
+    Guest(GuestBody, Answering),
+}
+
+/// Notes when the answer of an invocation is over.
+pub(crate) struct Answering(pub(crate) Arc<Record>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
 }
 
 impl Body for AnswerBody {
@@ -138,13 +147,13 @@ impl Body for AnswerBody {
             AnswerBody::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            AnswerBody::Guest(body, record) => {
+            AnswerBody::Guest(body, Answering(record)) => {
                 let frame = Pin::new(&mut *body).poll_frame(cx);
                 match &frame {
                     Poll::Ready(Some(Err(BodyError(failure)))) => record.failed(*failure),
-                    Poll::Ready(None) => record.ended(),
+                    Poll::Ready(None) => record.complete(),
                     // A body that says it has ended is not asked again.
-                    Poll::Ready(Some(Ok(_))) if body.is_end_stream() => record.ended(),
+                    Poll::Ready(Some(Ok(_))) if body.is_end_stream() => record.complete(),
                     Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
                 }
                 frame

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,14 +35,19 @@ pub(crate) async fn serve<S, F>(
     mut shutdown: Shutdown,
     respond: S,
 ) where
-    S: Fn(Request<Incoming>) -> F,
+    S: Fn(Request<Incoming>, WriteDeadline) -> F,
     F: Future<Output = Response<super::body::AnswerBody>>,
 {
     // A failure here means a socket that is closed already: the read will say so.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Stalling::new(stream, limits.write_stall_max));
+    let deadline = WriteDeadline::default();
+    let io = TokioIo::new(Stalling::new(
+        stream,
+        limits.write_stall_max,
+        deadline.clone(),
+    ));
     let service = service_fn(|request| {
-        let response = respond(request);
+        let response = respond(request, deadline.clone());
         async { Ok::<_, Infallible>(response.await) }
     });
     let connection = http1::Builder::new()
@@ -61,6 +67,22 @@ pub(crate) async fn serve<S, F>(
     let _ = connection.await;
 }
 
+/// Until when the answer in progress may be written. A body that a full socket keeps from being polled cannot see its own
+/// deadline; the socket can.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WriteDeadline(Arc<Mutex<Option<Instant>>>);
+
+impl WriteDeadline {
+    /// `None`: no limit but that of a stalled write.
+    pub(crate) fn set(&self, deadline: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Longest a closed connection is still read from. Closing a socket with unread bytes resets it, and the reset may overtake
 /// the answer: the one that says what was wrong.
 const LINGER_MAX: Duration = Duration::from_millis(500);
@@ -69,15 +91,17 @@ const LINGER_MAX: Duration = Duration::from_millis(500);
 struct Stalling {
     stream: TcpStream,
     stall_max: Duration,
+    deadline: WriteDeadline,
     stalled: Option<Pin<Box<Sleep>>>,
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stalling {
-    fn new(stream: TcpStream, stall_max: Duration) -> Self {
+    fn new(stream: TcpStream, stall_max: Duration, deadline: WriteDeadline) -> Self {
         Self {
             stream,
             stall_max,
+            deadline,
             stalled: None,
             lingering: None,
         }
@@ -110,10 +134,12 @@ impl Stalling {
             self.stalled = None;
             return written;
         }
-        let stall_max = self.stall_max;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + stall_max)));
+        let (stall_max, deadline) = (self.stall_max, &self.deadline);
+        let stalled = self.stalled.get_or_insert_with(|| {
+            let stalled_at = Instant::now() + stall_max;
+            let until = deadline.get().map_or(stalled_at, |at| at.min(stalled_at));
+            Box::pin(sleep_until(until))
+        });
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

@@ -9,6 +9,6 @@ mod server;
 mod service;
 
 pub(crate) use body::BodyLimits;
-pub(crate) use record::Facts;
+pub(crate) use record::Record;
 pub(crate) use server::run;
 pub(crate) use service::{RequestIds, Service};

@@ -1,5 +1,5 @@
-//! What is known of one invocation, gathered where it happens and written once, when it ends, however it ends: one log line
-//! and the counters. Never payloads.
+//! What is known of one invocation, gathered where it happens and written once, when both its answer and its guest are over:
+//! one log line and the counters. Never payloads.
 
 use super::body::BodyVerdict;
 use crate::metrics::Metrics;
@@ -9,22 +9,22 @@ use http::HeaderValue;
 use shoal_inference::Explanation;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Times and counts of one invocation, added to by its host calls.
+/// Times and counts of the model calls of one invocation.
 #[derive(Debug, Default)]
-pub(crate) struct Facts {
+pub(crate) struct Inferred {
     queue_ns: AtomicU64,
     device_ns: AtomicU64,
     device_share_ns: AtomicU64,
     rows: AtomicU32,
     batch_rows_max: AtomicU32,
-    verdict: AtomicU8,
 }
 
-impl Facts {
+impl Inferred {
     /// Adds one inference.
     pub(crate) fn add(&self, of: &Explanation) {
         self.queue_ns.fetch_add(nanos(of.queue), Relaxed);
@@ -32,24 +32,6 @@ impl Facts {
         self.device_share_ns.fetch_add(of.device_share_ns, Relaxed);
         self.rows.fetch_add(of.rows, Relaxed);
         self.batch_rows_max.fetch_max(of.batch_rows, Relaxed);
-    }
-
-    /// Remembers why the request's body was cut off.
-    pub(crate) fn set_verdict(&self, verdict: BodyVerdict) {
-        let code = match verdict {
-            BodyVerdict::TooLarge => 1,
-            BodyVerdict::TooSlow => 2,
-        };
-        self.verdict.store(code, Relaxed);
-    }
-
-    /// Why the request's body was cut off, if it was.
-    pub(crate) fn verdict(&self) -> Option<BodyVerdict> {
-        match self.verdict.load(Relaxed) {
-            1 => Some(BodyVerdict::TooLarge),
-            2 => Some(BodyVerdict::TooSlow),
-            _ => None,
-        }
     }
 
     /// `Server-Timing` of an answer, in milliseconds. With the guest's CPU time only when the guest has ended; before, a
@@ -93,94 +75,141 @@ fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
 }
 
-/// How an invocation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// Its answer was read to the end.
-    Complete,
-    /// The guest failed.
-    Failed(Failure),
-    /// The client went away first.
-    Gone,
-}
+const GONE: u8 = 0;
+const COMPLETE: u8 = 1;
 
-/// Writes the log line and the counters of one invocation when it is dropped.
+/// Shared by all that an invocation is made of; whoever is last writes it.
 pub(crate) struct Record {
-    pub(crate) request_id: HeaderValue,
-    pub(crate) function: Arc<Function>,
-    pub(crate) facts: Arc<Facts>,
-    pub(crate) cpu: Cpu,
-    pub(crate) began: Instant,
-    pub(crate) metrics: Arc<Metrics>,
-    status: u16,
-    outcome: Outcome,
+    request_id: HeaderValue,
+    function: Arc<Function>,
+    began: Instant,
+    metrics: Arc<Metrics>,
+    pub(crate) inferred: Inferred,
+    cpu: OnceLock<Cpu>,
+    status: AtomicU16,
+    outcome: AtomicU8,
+    verdict: AtomicU8,
+    /// From the head of the request to the end of the answer.
+    answered_ns: AtomicU64,
 }
 
 impl Record {
     pub(crate) fn new(
         request_id: HeaderValue,
         function: Arc<Function>,
-        facts: Arc<Facts>,
-        cpu: Cpu,
-        (began, metrics): (Instant, Arc<Metrics>),
-    ) -> Self {
-        Self {
+        began: Instant,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             request_id,
             function,
-            facts,
-            cpu,
             began,
             metrics,
-            status: 0,
-            outcome: Outcome::Gone,
+            inferred: Inferred::default(),
+            cpu: OnceLock::new(),
+            status: AtomicU16::new(0),
+            outcome: AtomicU8::new(GONE),
+            verdict: AtomicU8::new(0),
+            answered_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// The guest's account, once there is a guest.
+    pub(crate) fn set_cpu(&self, cpu: Cpu) {
+        // There is one guest, and it is set once.
+        let _ = self.cpu.set(cpu);
+    }
+
+    /// CPU time of the guest so far.
+    pub(crate) fn cpu_used(&self) -> Duration {
+        self.cpu.get().map_or(Duration::ZERO, Cpu::used)
+    }
+
+    /// One inference was answered.
+    pub(crate) fn inferred(&self, explanation: &Explanation) {
+        self.inferred.add(explanation);
+        self.metrics.inferred(explanation);
+    }
+
+    /// Remembers why the request's body was cut off.
+    pub(crate) fn set_verdict(&self, verdict: BodyVerdict) {
+        let code = match verdict {
+            BodyVerdict::TooLarge => 1,
+            BodyVerdict::TooSlow => 2,
+        };
+        self.verdict.store(code, Relaxed);
+    }
+
+    /// Why the request's body was cut off, if it was.
+    pub(crate) fn verdict(&self) -> Option<BodyVerdict> {
+        match self.verdict.load(Relaxed) {
+            1 => Some(BodyVerdict::TooLarge),
+            2 => Some(BodyVerdict::TooSlow),
+            _ => None,
         }
     }
 
-    /// The head is about to leave.
-    pub(crate) fn answered(&mut self, status: u16) {
-        self.status = status;
+    /// The head of the answer is about to leave.
+    pub(crate) fn answering(&self, status: u16) {
+        self.status.store(status, Relaxed);
     }
 
-    /// The body was handed over whole.
-    pub(crate) fn ended(&mut self) {
-        if self.outcome == Outcome::Gone {
-            self.outcome = Outcome::Complete;
-        }
+    /// The answer was handed over whole.
+    pub(crate) fn complete(&self) {
+        // A failure stays one.
+        let _ = self
+            .outcome
+            .compare_exchange(GONE, COMPLETE, Relaxed, Relaxed);
     }
 
     /// The guest failed.
-    pub(crate) fn failed(&mut self, failure: Failure) {
-        self.outcome = Outcome::Failed(failure);
+    pub(crate) fn failed(&self, failure: Failure) {
+        let code = match failure {
+            Failure::Trap => 2,
+            Failure::Deadline => 3,
+            Failure::CpuLimit => 4,
+            Failure::NoResponse => 5,
+            Failure::Errored => 6,
+            Failure::Exhausted => 7,
+        };
+        self.outcome.store(code, Relaxed);
+    }
+
+    /// The answer is over, however it ended.
+    pub(crate) fn answered(&self) {
+        self.answered_ns.store(nanos(self.began.elapsed()), Relaxed);
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self.outcome.load(Relaxed) {
+            COMPLETE => "complete",
+            2 => "trap",
+            3 => "deadline",
+            4 => "cpu_limit",
+            5 => "no_response",
+            6 => "errored",
+            7 => "exhausted",
+            _ => "client_gone",
+        }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let duration = self.began.elapsed();
-        let cpu = self.cpu.used();
-        self.metrics.invocation(duration, cpu);
-        let outcome = match self.outcome {
-            Outcome::Complete => "complete",
-            Outcome::Gone => "client_gone",
-            Outcome::Failed(Failure::Trap) => "trap",
-            Outcome::Failed(Failure::Deadline) => "deadline",
-            Outcome::Failed(Failure::CpuLimit) => "cpu_limit",
-            Outcome::Failed(Failure::NoResponse) => "no_response",
-            Outcome::Failed(Failure::Errored) => "errored",
-            Outcome::Failed(Failure::Exhausted) => "exhausted",
-        };
+        let (answered, cpu) = (self.answered_ns.load(Relaxed), self.cpu_used());
+        self.metrics.invocation(Duration::from_nanos(answered), cpu);
         tracing::info!(
             target: "shoal::invocation",
             request_id = self.request_id.to_str().unwrap_or_default(),
             project = &*self.function.project,
             function = &*self.function.name,
-            status = self.status,
-            outcome,
-            duration_us = duration.as_micros() as u64,
-            guest_cpu_us = cpu.as_micros() as u64,
-            queue_us = self.facts.queue_ns.load(Relaxed) / 1_000,
-            device_share_ns = self.facts.device_share_ns.load(Relaxed),
-            rows = self.facts.rows.load(Relaxed),
+            status = self.status.load(Relaxed),
+            outcome = self.outcome(),
+            duration_us = answered / 1_000,
+            guest_cpu_us = nanos(cpu) / 1_000,
+            queue_us = self.inferred.queue_ns.load(Relaxed) / 1_000,
+            device_share_ns = self.inferred.device_share_ns.load(Relaxed),
+            rows = self.inferred.rows.load(Relaxed),
         );
     }
 }
@@ -191,9 +220,9 @@ mod tests {
 
     #[test]
     fn a_tenant_sees_its_own_rows_and_a_bucket_of_the_batch() {
-        let facts = Facts::default();
+        let inferred = Inferred::default();
         for (own, batch) in [(1, 5), (2, 19)] {
-            facts.add(&Explanation {
+            inferred.add(&Explanation {
                 queue: Duration::from_micros(1_500),
                 rows: own,
                 batch_rows: batch,
@@ -202,15 +231,15 @@ mod tests {
             });
         }
         assert_eq!(
-            facts.server_timing(Some(Duration::from_micros(40))),
+            inferred.server_timing(Some(Duration::from_micros(40))),
             "queue;dur=3.000, batch;desc=\"3 of 8-31\", device;dur=0.500, guest;dur=0.040"
         );
-        assert_eq!(facts.server_timing(None), "queue;dur=3.000");
+        assert_eq!(inferred.server_timing(None), "queue;dur=3.000");
     }
 
     #[test]
     fn without_inference_there_is_no_batch() {
-        let timing = Facts::default().server_timing(Some(Duration::ZERO));
+        let timing = Inferred::default().server_timing(Some(Duration::ZERO));
         assert_eq!(timing, "queue;dur=0.000, guest;dur=0.000");
     }
 }

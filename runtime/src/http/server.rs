@@ -235,10 +235,12 @@ async fn connections(
                     }
                     None => break,
                 },
-                Some(_) = open.join_next() => {}
+                Some(ended) = open.join_next() => note(&ended, &service),
             }
         }
-        while open.join_next().await.is_some() {}
+        while let Some(ended) = open.join_next().await {
+            note(&ended, &service);
+        }
         // Guests may work on after their answer, with timers of this runtime.
         service.runner.idle().await;
     };
@@ -246,6 +248,13 @@ async fn connections(
     tokio::select! {
         () = all_ended => {}
         () = stop.stopping() => {}
+    }
+}
+
+/// A panic ends one connection, and is counted.
+fn note(ended: &Result<(), tokio::task::JoinError>, service: &Service) {
+    if ended.as_ref().is_err_and(|error| error.is_panic()) {
+        service.metrics.panicked();
     }
 }
 
@@ -261,9 +270,9 @@ async fn connection(
         counted,
     } = handed;
     if let Ok(stream) = TcpStream::from_std(stream) {
-        let respond = |request| {
+        let respond = |request, deadline| {
             let service = service.clone();
-            async move { service.respond(request).await }
+            async move { service.respond(request, &deadline).await }
         };
         serve(stream, limits, shutdown, respond).await;
     }

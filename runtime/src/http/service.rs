@@ -1,17 +1,19 @@
 //! One request to one answer: route, admit, invoke, and put the platform's own headers on what comes back.
 
-use super::body::{AnswerBody, BodyLimits, BodyVerdict, RequestBody};
+use super::body::{AnswerBody, Answering, BodyLimits, BodyVerdict, RequestBody};
+use super::connection::WriteDeadline;
 use super::error::{BusyWith, Error};
-use super::record::{Facts, Record};
+use super::record::Record;
 use super::router::{Route, route};
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::sandbox::messages::{Failure, Start};
-use crate::sandbox::{Answer, Busy, Registry, Runner};
+use crate::sandbox::{Answer, Busy, Function, GuestBody, Registry, Runner};
 use crate::shutdown::{Phase, Shutdown};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use shoal_inference::Inference;
@@ -39,6 +41,12 @@ pub(crate) struct Service {
     pub(crate) ids: RequestIds,
 }
 
+/// What a request names.
+struct Target {
+    function: Option<Arc<Function>>,
+    uri: Uri,
+}
+
 /// Names requests: a random half for each start of the node, and a count.
 pub(crate) struct RequestIds {
     node: u64,
@@ -62,7 +70,14 @@ impl RequestIds {
 
 impl Service {
     /// Answers one request. Never fails: what goes wrong is an answer too.
-    pub(crate) async fn respond(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    ///
+    /// `deadline` is told until when the answer may be written.
+    pub(crate) async fn respond(
+        &self,
+        request: Request<Incoming>,
+        deadline: &WriteDeadline,
+    ) -> Response<AnswerBody> {
+        deadline.set(None);
         let request_id = self.ids.next();
         let route = route(request.uri().path());
         let label = match route {
@@ -73,7 +88,13 @@ impl Service {
             Route::Unknown => "unknown",
         };
         let answered = match route {
-            Route::Function { .. } => self.invoke(request, &request_id).await,
+            Route::Function { key, rest } => {
+                let target = Target {
+                    function: self.registry.get(key),
+                    uri: guest_uri(rest, request.uri().query()),
+                };
+                self.invoke(request, target, &request_id, deadline).await
+            }
             Route::Health => reading(&request, || Ok(text("ok\n"))),
             Route::Ready => reading(&request, || self.ready()),
             Route::Metrics => reading(&request, || Ok(page(self.metrics.page()))),
@@ -105,95 +126,104 @@ impl Service {
     async fn invoke(
         &self,
         request: Request<Incoming>,
+        target: Target,
         request_id: &HeaderValue,
+        write: &WriteDeadline,
     ) -> Result<Response<AnswerBody>, Error> {
+        if self.shutdown.phase() != Phase::Serve {
+            return Err(Error::Draining);
+        }
         let began = Instant::now();
-        let Route::Function { key, rest } = route(request.uri().path()) else {
-            return Err(Error::UnknownPath);
-        };
-        let function = self.registry.get(key).ok_or(Error::UnknownFunction)?;
-        let uri = guest_uri(rest, request.uri().query());
+        let deadline = began + self.invocation_timeout;
+        write.set(Some(deadline));
+        let function = target.function.ok_or(Error::UnknownFunction)?;
         let (parts, body) = request.into_parts();
-        let headers = self.guest_headers(parts.headers, parts.version)?;
-        let facts = Arc::new(Facts::default());
         let start = Start {
             invocation: self.runner.next_id(),
             component: function.component,
             method: parts.method,
-            uri,
-            headers,
+            uri: target.uri,
+            headers: self.guest_headers(parts.headers, parts.version)?,
             remaining: self.invocation_timeout,
         };
-        let host = Host {
+        let record = Record::new(
+            request_id.clone(),
+            function.clone(),
+            began,
+            self.metrics.clone(),
+        );
+        let answering = Answering(record.clone());
+        let host = Arc::new(Host {
             function: function.clone(),
             inference: self.inference.clone(),
-            metrics: self.metrics.clone(),
-            deadline: began + self.invocation_timeout,
-            facts: facts.clone(),
-        };
-        let body = RequestBody::new(body, self.body, facts.clone());
+            deadline,
+            record: record.clone(),
+        });
+        let body = RequestBody::new(body, self.body, record.clone());
         let invocation = self
             .runner
-            .invoke(function.clone(), start, body, Arc::new(host))
-            .map_err(|busy: Busy| Error::Busy(BusyWith(busy)))?;
-        let mut record = Record::new(
-            request_id.clone(),
-            function,
-            facts,
-            invocation.cpu(),
-            (began, self.metrics.clone()),
-        );
-        let answered = invocation.answer().await;
-        self.answer(answered, &mut record)
-            .map(|response| response.map(|body| AnswerBody::Guest(body, record)))
+            .invoke(function, start, body, host, record.clone())
+            .map_err(|busy: Busy| Error::Busy(BusyWith(busy)));
+        let answered = match invocation {
+            Ok(invocation) => {
+                record.set_cpu(invocation.cpu());
+                invocation.answer().await
+            }
+            Err(busy) => {
+                record.failed(Failure::Exhausted);
+                record.answering(busy.status().as_u16());
+                return Err(busy);
+            }
+        };
+        self.answer(answered, &record)
+            .inspect_err(|error| record.answering(error.status().as_u16()))
+            .map(|response| response.map(|body| AnswerBody::Guest(body, answering)))
     }
 
     /// What the client gets of what the guest did.
     fn answer(
         &self,
         answered: Result<Answer, Failure>,
-        record: &mut Record,
-    ) -> Result<Response<crate::sandbox::GuestBody>, Error> {
+        record: &Record,
+    ) -> Result<Response<GuestBody>, Error> {
         if let Err(failure) = &answered {
             record.failed(*failure);
         }
-        let refused = match record.facts.verdict() {
+        match record.verdict() {
             // Whatever the guest made of it: this is what happened.
-            Some(BodyVerdict::TooLarge) => Some(Error::BodyTooLarge {
-                limit: self.body.bytes_max,
-            }),
-            Some(BodyVerdict::TooSlow) => Some(Error::BodyTooSlow {
-                limit: self.body.rate_min,
-            }),
-            None => None,
-        };
-        let answer = match (answered, refused) {
-            (Ok(answer), None) => answer,
-            (Ok(_), Some(error)) | (Err(_), Some(error)) => {
-                return Err(self.note(error, record));
+            Some(BodyVerdict::TooLarge) => {
+                return Err(Error::BodyTooLarge {
+                    limit: self.body.bytes_max,
+                });
             }
-            (Err(failure), None) => return Err(self.note(Error::Guest(failure), record)),
-        };
-        let mut response = answer.response;
-        let cpu = answer.complete.then(|| record.cpu.used());
-        let timing = record.facts.server_timing(cpu);
+            Some(BodyVerdict::TooSlow) => {
+                return Err(Error::BodyTooSlow {
+                    limit: self.body.rate_min,
+                });
+            }
+            None => {}
+        }
+        let Answer {
+            mut response,
+            complete,
+        } = answered.map_err(Error::Guest)?;
+        let cpu = complete.then(|| record.cpu_used());
+        let timing = record.inferred.server_timing(cpu);
         response.headers_mut().insert(SERVER_TIMING, timing);
-        record.answered(response.status().as_u16());
+        record.answering(response.status().as_u16());
+        if response.body().is_end_stream() {
+            // Such a body is not asked.
+            record.complete();
+        }
         Ok(response)
-    }
-
-    /// The log line of an invocation says what its client was told.
-    fn note(&self, error: Error, record: &mut Record) -> Error {
-        record.answered(error.status().as_u16());
-        error
     }
 
     /// What a guest sees of a request's headers: no key of ours, and always a host.
     fn guest_headers(&self, mut headers: HeaderMap, version: Version) -> Result<HeaderMap, Error> {
-        let hosts = headers.get_all(HOST).iter().count();
-        match (hosts, version) {
-            (1, _) => {}
-            (0, Version::HTTP_10 | Version::HTTP_09) => {
+        let mut hosts = headers.get_all(HOST).iter();
+        match (hosts.next(), hosts.next(), version) {
+            (Some(host), None, _) if is_authority(host) => {}
+            (None, _, Version::HTTP_10 | Version::HTTP_09) => {
                 headers.insert(HOST, HeaderValue::from_static("localhost"));
             }
             _ => return Err(Error::Host),
@@ -206,16 +236,26 @@ impl Service {
                 limit: self.body.bytes_max,
             });
         }
-        if headers.get_all(AUTHORIZATION).iter().any(holds_our_key) {
-            headers.remove(AUTHORIZATION);
+        // However it was sent: as a bearer, in a header of somebody's own, in a cookie.
+        if headers.values().any(holds_our_key) {
+            headers = headers
+                .iter()
+                .filter(|(_, value)| !holds_our_key(value))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
         }
         Ok(headers)
     }
 }
 
-fn holds_our_key(authorization: &HeaderValue) -> bool {
+fn is_authority(host: &HeaderValue) -> bool {
+    host.to_str()
+        .is_ok_and(|host| host.parse::<http::uri::Authority>().is_ok())
+}
+
+fn holds_our_key(value: &HeaderValue) -> bool {
     let prefix = KEY_PREFIX.as_bytes();
-    authorization
+    value
         .as_bytes()
         .windows(prefix.len())
         .any(|part| part.eq_ignore_ascii_case(prefix))

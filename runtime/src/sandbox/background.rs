@@ -1,7 +1,7 @@
 //! The background pool: threads that run guests which used too much CPU in a row, always the next turn of the tenant with
 //! the least CPU so far. It is also who finishes a guest that still works after its answer was sent.
 
-use super::guest::{Guest, InBackground, Tenant};
+use super::guest::{Guest, InBackground, Tenant, Thread};
 use shoal_inference::{FairQueue, TenantId};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -226,7 +226,7 @@ impl Task {
             return;
         }
         let waker = Waker::from(self.clone());
-        let (poll, used) = guest.turn(&mut Context::from_waker(&waker));
+        let (poll, used) = guest.turn(&mut Context::from_waker(&waker), Thread::Background);
         lock(&pool.queue).tasks.charge(&self.tenant.id, used);
         if let Poll::Ready(result) = poll {
             if let Some(Slot { ended, guest, .. }) = slot.take() {

@@ -86,7 +86,9 @@ pub(super) async fn compile(
     let (input, output) = (room.path().join("in.wasm"), room.path().join("out.cwasm"));
     write(&input, wasm).map_err(CompileError::Host)?;
     run_child(sandbox, config, &input, &output).await?;
-    map(&sandbox.engine, &output).map_err(CompileError::Host)
+    // What was compiled well but does not fit the pool (too many core instances, memories or tables, too large ones) is
+    // refused here; the words are wasmtime's, for the owner of the component.
+    map(&sandbox.engine, &output).map_err(|why| CompileError::Contract(format!("{why:#}")))
 }
 
 async fn run_child(
@@ -120,11 +122,11 @@ async fn run_child(
         .map_err(CompileError::Host)?;
     let ended = async {
         let mut complaint = Vec::new();
-        if let Some(stderr) = child.stderr.take() {
-            stderr
-                .take(COMPLAINT_BYTES_MAX)
-                .read_to_end(&mut complaint)
-                .await?;
+        if let Some(mut stderr) = child.stderr.take() {
+            let mut first = (&mut stderr).take(COMPLAINT_BYTES_MAX);
+            first.read_to_end(&mut complaint).await?;
+            // Whoever complains at length must not find a closed pipe.
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
         }
         Ok::<_, std::io::Error>((child.wait().await?, complaint))
     };

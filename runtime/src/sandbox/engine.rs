@@ -29,6 +29,10 @@ const MAPPINGS_PER_GUEST: u32 = 6;
 const SMALL_RESERVATION_BYTES: u64 = 0;
 /// Address space it gets beyond that, so that not every growth moves it. The default is 2 GiB.
 const SMALL_GROWTH_BYTES: u64 = 1 << 20;
+/// What a host call may copy beside the largest tensors a guest may have.
+const HOSTCALL_BESIDE_BYTES: usize = 1 << 20;
+/// Slots that are given back to the kernel together: one at a time costs each request 1-2 µs more.
+const DECOMMIT_BATCH: usize = 64;
 /// How often guests are asked to look up.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -55,6 +59,9 @@ pub struct Sandbox {
     pub(crate) linker: Linker<State>,
     pub(crate) pool: Pool,
     allocator: Allocator,
+    /// What one host call may copy out of a guest.
+    hostcall_bytes_max: usize,
+    handles_max: usize,
     ids: AtomicU64,
 }
 
@@ -78,6 +85,10 @@ impl Sandbox {
             linker,
             pool,
             allocator,
+            hostcall_bytes_max: usize::try_from(config.guest_tensor_bytes_max)
+                .unwrap_or(usize::MAX)
+                .saturating_add(HOSTCALL_BESIDE_BYTES),
+            handles_max: config.guest_handles_max,
             ids: AtomicU64::new(1),
         })
     }
@@ -103,6 +114,8 @@ impl Sandbox {
 
     pub(crate) fn store(&self, state: State) -> Store<State> {
         let mut store = Store::new(&self.engine, state);
+        store.set_hostcall_fuel(self.hostcall_bytes_max);
+        store.set_max_component_handles(self.handles_max);
         store.limiter_async(|state| &mut state.limits);
         store.set_epoch_deadline(1);
         store
@@ -188,7 +201,8 @@ fn pool(config: &Config, guests: u32, pagemap_scan: bool) -> PoolingAllocationCo
         .linear_memory_keep_resident(keep)
         .table_keep_resident(4 << 10)
         .async_stack_keep_resident(FIBER_STACK_KEPT_BYTES)
-        .pagemap_scan(scan);
+        .pagemap_scan(scan)
+        .decommit_batch_size(DECOMMIT_BATCH);
     pool
 }
 

@@ -2,11 +2,12 @@
 
 use super::meter::Meter;
 use shoal_inference::TenantId;
+use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 /// A tenant as the sandbox knows it: a row in the fair queue, and what its guests use.
@@ -14,7 +15,6 @@ use std::task::{Context, Poll};
 pub struct Tenant {
     /// Who pays.
     pub id: TenantId,
-    cpu_ns: AtomicU64,
     in_background: AtomicUsize,
     live: AtomicUsize,
 }
@@ -24,20 +24,9 @@ impl Tenant {
     pub fn new(id: TenantId) -> Arc<Self> {
         Arc::new(Self {
             id,
-            cpu_ns: AtomicU64::new(0),
             in_background: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
         })
-    }
-
-    /// CPU time of all its guests so far, in nanoseconds.
-    pub fn cpu_ns(&self) -> u64 {
-        self.cpu_ns.load(Relaxed)
-    }
-
-    /// Guests alive now.
-    pub fn live(&self) -> usize {
-        self.live.load(Relaxed)
     }
 
     /// Whether one of its guests runs in the background: then its new ones start there too, or a stream of guests that
@@ -89,17 +78,32 @@ pub(crate) struct Guest {
     pub(crate) future: GuestFuture,
     pub(crate) meter: Arc<Meter>,
     pub(crate) tenant: Arc<Tenant>,
+    /// Dropped after everything else of the guest.
+    pub(crate) _account: Arc<dyn Any + Send + Sync>,
+}
+
+/// Whose turn it is: a guest in the background is metered more exactly, since its turns are long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    Socket,
+    Background,
 }
 
 impl Guest {
     /// Polls the guest once and charges what it used. The nanoseconds charged come back beside the result.
-    pub(crate) fn turn(&mut self, cx: &mut Context<'_>) -> (Poll<wasmtime::Result<()>>, u64) {
-        self.meter.begin();
+    pub(crate) fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        on: Thread,
+    ) -> (Poll<wasmtime::Result<()>>, u64) {
+        self.meter.begin(on);
         // A panic in a host call is a bug of ours: it ends this invocation, not the thread that serves all the others.
-        let poll = catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Err(wasmtime::format_err!("a host call panicked"))));
+        let poll =
+            catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))).unwrap_or_else(|_| {
+                tracing::error!("a host call panicked");
+                Poll::Ready(Err(wasmtime::format_err!("a host call panicked")))
+            });
         let used = self.meter.end();
-        self.tenant.cpu_ns.fetch_add(used, Relaxed);
         (poll, used)
     }
 }

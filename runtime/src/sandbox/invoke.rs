@@ -3,23 +3,25 @@
 
 use super::background::Ticket;
 use super::engine::Sandbox;
-use super::guest::Guest;
+use super::guest::{Guest, Thread};
 use super::messages::{Failure, Start};
 use super::meter::Meter;
 use super::registry::Function;
 use super::state::{Limits, State};
 use crate::config::Config;
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use shoal_host::nn::{Infer, NnCtx};
+use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use wasmtime::{PoolConcurrencyLimitError, Trap};
@@ -32,6 +34,7 @@ pub struct Runner {
     sandbox: Sandbox,
     limits: RunLimits,
     free_guests: Arc<Semaphore>,
+    guest_ended: Arc<Notify>,
 }
 
 #[derive(Clone, Copy)]
@@ -81,6 +84,7 @@ impl Runner {
                 tenant_guests_max: config.tenant_guests_max,
             },
             free_guests: Arc::new(Semaphore::new(guests_max)),
+            guest_ended: Arc::default(),
         }
     }
 
@@ -96,9 +100,13 @@ impl Runner {
 
     /// Waits until no guest is alive. Cancel safe.
     pub async fn idle(&self) {
-        let all = u32::try_from(self.limits.guests_max).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        let _all = self.free_guests.acquire_many(all).await;
+        loop {
+            let ended = self.guest_ended.notified();
+            if self.guests_live() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Names the next invocation.
@@ -108,7 +116,8 @@ impl Runner {
 
     /// Prepares an invocation; nothing runs before its answer is awaited.
     ///
-    /// `body` is the request's body; `host` answers the guest's model calls and knows who it is.
+    /// `body` is the request's body; `host` answers the guest's model calls and knows who it is; `account` is kept until
+    /// nothing of the guest is left, and its CPU time is final.
     ///
     /// # Errors
     /// If the tenant or the node has as many guests alive as it may.
@@ -118,6 +127,7 @@ impl Runner {
         start: Start,
         body: B,
         host: Arc<dyn Infer>,
+        account: Arc<dyn Any + Send + Sync>,
     ) -> Result<Invocation, Busy>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -128,16 +138,17 @@ impl Runner {
             .tenant
             .try_enter(tenant_max)
             .ok_or(Busy::Tenant { limit: tenant_max })?;
-        let instance = self
-            .free_guests
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Busy::Node {
+        let instance = self.free_guests.clone().try_acquire_owned();
+        let instance = GuestPermit {
+            permit: Some(instance.map_err(|_| Busy::Node {
                 limit: self.limits.guests_max,
-            })?;
+            })?),
+            ended: self.guest_ended.clone(),
+        };
         let deadline = Instant::now() + start.remaining;
         let meter = Arc::new(Meter::new(deadline, self.limits.guest_cpu_max));
         let (answer, head) = oneshot::channel();
+        let bodiless = start.method == Method::HEAD;
         let tenant = function.tenant.clone();
         let life = Life {
             runner: self.clone(),
@@ -154,12 +165,14 @@ impl Runner {
             future,
             meter: meter.clone(),
             tenant,
+            _account: account,
         };
         Ok(Invocation {
             place: self.first_place(guest),
             runner: self.clone(),
             head: Some(head),
             meter,
+            bodiless,
         })
     }
 
@@ -168,6 +181,19 @@ impl Runner {
             return Place::There(self.sandbox.pool.spawn(guest));
         }
         Place::Here(guest)
+    }
+}
+
+/// A place among the node's guests; those who wait for the last one are told.
+struct GuestPermit {
+    permit: Option<OwnedSemaphorePermit>,
+    ended: Arc<Notify>,
+}
+
+impl Drop for GuestPermit {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.ended.notify_waiters();
     }
 }
 
@@ -225,6 +251,8 @@ pub struct Invocation {
     /// `None` once it is known that nothing will come.
     head: Option<oneshot::Receiver<Head>>,
     meter: Arc<Meter>,
+    /// Whether the answer has a head only.
+    bodiless: bool,
 }
 
 enum Place {
@@ -256,32 +284,30 @@ impl Invocation {
     pub async fn answer(mut self) -> Result<Answer, Failure> {
         let head = poll_fn(|cx| self.poll_head(cx)).await?;
         let response = head.map_err(|_| Failure::Errored)?;
-        if !matches!(self.place, Place::Over(_)) {
-            let response = response.map(|body| GuestBody::Streamed {
-                body,
-                invocation: Some(Box::new(self)),
-            });
-            return Ok(Answer {
-                response,
-                complete: false,
-            });
+        if response.status().is_informational() {
+            return Err(Failure::Errored);
         }
-        // Everything is written already: one piece with a known length, where that costs no order of frames.
-        let (parts, body) = response.into_parts();
-        let mut whole = Box::pin(body.collect());
-        let body = match whole.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(body)) if body.trailers().is_none() => {
-                GuestBody::Whole(Full::new(body.to_bytes()))
-            }
-            Poll::Ready(Ok(body)) => GuestBody::Streamed {
-                body: body.map_err(|never| match never {}).boxed_unsync(),
-                invocation: None,
-            },
-            Poll::Ready(Err(_)) | Poll::Pending => return Err(Failure::Errored),
+        let status = response.status();
+        let bodiless =
+            self.bodiless || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let length = match content_length(&response)? {
+            _ if bodiless => Length::NoBody,
+            Some(length) => Length::Exactly(length),
+            None => Length::Unknown,
         };
+        if matches!(self.place, Place::Over(_)) {
+            return whole(response, length);
+        }
+        let response = response.map(|body| {
+            GuestBody::Streamed(Streamed {
+                body,
+                left: length.bytes(),
+                invocation: Some(Box::new(self)),
+            })
+        });
         Ok(Answer {
-            response: Response::from_parts(parts, body),
-            complete: true,
+            response,
+            complete: false,
         })
     }
 
@@ -317,7 +343,7 @@ impl Invocation {
                 // The pool was closed: the node is stopping.
                 ended.unwrap_or_else(|_| Err(wasmtime::format_err!("stopped")))
             }
-            Place::Here(guest) => match guest.turn(cx) {
+            Place::Here(guest) => match guest.turn(cx, Thread::Socket) {
                 (Poll::Ready(ended), _) => ended,
                 (Poll::Pending, _) if self.meter.should_move(self.runner.limits.guest_slice) => {
                     self.move_guest(cx);
@@ -372,17 +398,79 @@ impl Cpu {
     }
 }
 
+/// What the head of an answer says of its body.
+#[derive(Clone, Copy)]
+enum Length {
+    /// The answer has a head only.
+    NoBody,
+    Exactly(u64),
+    Unknown,
+}
+
+impl Length {
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Length::NoBody => Some(0),
+            Length::Exactly(bytes) => Some(bytes),
+            Length::Unknown => None,
+        }
+    }
+}
+
+fn content_length(response: &Response<HyperOutgoingBody>) -> Result<Option<u64>, Failure> {
+    let Some(length) = response.headers().get(CONTENT_LENGTH) else {
+        return Ok(None);
+    };
+    let length = length.to_str().ok().and_then(|length| length.parse().ok());
+    length.map(Some).ok_or(Failure::Errored)
+}
+
+/// All of a body is written already: one piece with a known length, where that costs no order of frames.
+fn whole(response: Response<HyperOutgoingBody>, length: Length) -> Result<Answer, Failure> {
+    let (parts, body) = response.into_parts();
+    let mut collected = Box::pin(body.collect());
+    let collected = collected
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    let body = match collected {
+        Poll::Ready(Ok(body)) if body.trailers().is_none() => {
+            let bytes = body.to_bytes();
+            // hyper trusts the guest's content-length: a wrong one would make the next answer part of this body.
+            if let Length::Exactly(length) = length
+                && length != bytes.len() as u64
+            {
+                return Err(Failure::Errored);
+            }
+            GuestBody::Whole(Full::new(bytes))
+        }
+        Poll::Ready(Ok(body)) => GuestBody::Streamed(Streamed {
+            body: body.map_err(|never| match never {}).boxed_unsync(),
+            left: length.bytes(),
+            invocation: None,
+        }),
+        Poll::Ready(Err(_)) | Poll::Pending => return Err(Failure::Errored),
+    };
+    Ok(Answer {
+        response: Response::from_parts(parts, body),
+        complete: true,
+    })
+}
+
 /// The body of a guest's answer. Polling it gives the guest its turns, so a slow reader slows its guest.
 pub enum GuestBody {
     /// All of it.
     Whole(Full<Bytes>),
-    /// Still being written, if there is an invocation left.
-    Streamed {
-        /// What the guest has written.
-        body: HyperOutgoingBody,
-        /// The guest.
-        invocation: Option<Box<Invocation>>,
-    },
+    /// Still being written.
+    Streamed(Streamed),
+}
+
+/// A body that is still being written, if there is an invocation left. Dropped before its end, it takes its guest along;
+/// dropped after, its guest may work on.
+pub struct Streamed {
+    body: HyperOutgoingBody,
+    /// Bytes still to come, where the head said how many there are.
+    left: Option<u64>,
+    invocation: Option<Box<Invocation>>,
 }
 
 /// Why a body ended early.
@@ -398,45 +486,63 @@ impl Body for GuestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (body, slot) = match &mut *self {
-            GuestBody::Whole(body) => {
-                return Pin::new(body)
-                    .poll_frame(cx)
-                    .map_err(|never| match never {});
-            }
-            GuestBody::Streamed { body, invocation } => (body, invocation),
-        };
-        if let Some(invocation) = slot
-            && let Poll::Ready(Err(failure)) = invocation.poll_guest(cx)
-        {
-            return Poll::Ready(Some(Err(failure.into())));
-        }
-        match ready!(Pin::new(body).poll_frame(cx)) {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
-            Some(Err(_)) => Poll::Ready(Some(Err(Failure::Errored.into()))),
-            None => {
-                if let Some(invocation) = slot {
-                    ready!(invocation.poll_body_ended(cx))?;
-                }
-                if let Some(invocation) = slot.take() {
-                    invocation.finish_elsewhere();
-                }
-                Poll::Ready(None)
-            }
+        match &mut *self {
+            GuestBody::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            GuestBody::Streamed(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             GuestBody::Whole(body) => body.is_end_stream(),
-            GuestBody::Streamed { .. } => false,
+            GuestBody::Streamed(body) => body.left == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             GuestBody::Whole(body) => body.size_hint(),
-            GuestBody::Streamed { body, .. } => body.size_hint(),
+            GuestBody::Streamed(body) => body.left.map_or_else(SizeHint::new, SizeHint::with_exact),
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(invocation) = &mut self.invocation
+            && let Poll::Ready(Err(failure)) = invocation.poll_guest(cx)
+        {
+            return Poll::Ready(Some(Err(failure.into())));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.left = self.left.map(|left| left.saturating_sub(bytes));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => Poll::Ready(Some(Err(Failure::Errored.into()))),
+            None => {
+                if let Some(invocation) = &mut self.invocation {
+                    ready!(invocation.poll_body_ended(cx))?;
+                }
+                self.left = Some(0);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if self.left == Some(0)
+            && let Some(invocation) = self.invocation.take()
+        {
+            invocation.finish_elsewhere();
         }
     }
 }

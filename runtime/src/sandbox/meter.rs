@@ -1,11 +1,14 @@
 //! The CPU account of one guest: how long it ran, and when it must yield, move or stop.
 //!
-//! A reading of the thread's CPU clock is a system call (0.6 µs), so a poll is timed with the monotonic clock until its first
-//! epoch tick, and with the CPU clock from there. Ticks that pass while a guest is parked are not its time: the account only
+//! A reading of the thread's CPU clock is a system call (0.6 µs), so on a socket thread a poll is timed with the monotonic
+//! clock until its first epoch tick, and with the CPU clock from there; what the first clock saw is never more than the
+//! thread ran since its last reading. In the background, where turns are long, the CPU clock is read at once. Ticks that pass while a guest is parked are not its time: the account only
 //! runs inside a poll.
 
+use super::guest::Thread;
 use super::messages::Failure;
 use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -13,13 +16,18 @@ use wasmtime::UpdateDeadline;
 
 /// CPU time a poll may use before a tick makes it yield.
 const YIELD_AFTER_NS: u64 = 500_000;
-/// The most that is charged for the time up to a poll's first tick: the thread may have been preempted meanwhile.
-const TICK_NS: u64 = 1_000_000;
+/// A poll that took longer by the monotonic clock may have been preempted: the CPU clock is asked.
+const DOUBTFUL_NS: u64 = 1_000_000;
 
 /// The clocks of the thread that polls.
 pub(crate) trait Clocks {
     fn monotonic_ns(&self) -> u64;
-    fn thread_cpu_ns(&self) -> u64;
+    /// CPU time of this thread now, and at the reading before.
+    fn thread_cpu_ns(&self) -> (u64, u64);
+}
+
+thread_local! {
+    static LAST_CPU_NS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Those of the operating system.
@@ -31,8 +39,9 @@ impl Clocks for System {
         clock_ns(ClockId::Monotonic)
     }
 
-    fn thread_cpu_ns(&self) -> u64 {
-        clock_ns(ClockId::ThreadCPUTime)
+    fn thread_cpu_ns(&self) -> (u64, u64) {
+        let now = clock_ns(ClockId::ThreadCPUTime);
+        (now, LAST_CPU_NS.replace(now))
     }
 }
 
@@ -49,14 +58,16 @@ pub(crate) struct Meter<C = System> {
     cpu_max_ns: u64,
     /// Monotonic time at which the poll in progress began.
     poll_start: AtomicU64,
-    /// Thread CPU time at the first tick of the poll in progress; 0 before it.
+    /// Thread CPU time at the first reading in the poll in progress; 0 before it.
     first_tick: AtomicU64,
-    /// CPU time charged for the part of the poll before its first tick.
+    /// CPU time charged for the part of the poll before that.
     before_tick: AtomicU64,
     /// CPU time of all polls that ended.
     total: AtomicU64,
-    /// CPU time since the guest last waited for something.
+    /// CPU time used without waiting for about as long.
     in_a_row: AtomicU64,
+    /// Monotonic time at which the last poll ended.
+    parked_at: AtomicU64,
     yielded: AtomicBool,
     must_move: AtomicBool,
     stopped_by: AtomicU8,
@@ -82,6 +93,7 @@ impl<C: Clocks> Meter<C> {
             before_tick: AtomicU64::new(0),
             total: AtomicU64::new(0),
             in_a_row: AtomicU64::new(0),
+            parked_at: AtomicU64::new(u64::MAX),
             yielded: AtomicBool::new(false),
             must_move: AtomicBool::new(false),
             stopped_by: AtomicU8::new(0),
@@ -89,41 +101,56 @@ impl<C: Clocks> Meter<C> {
     }
 
     /// A poll begins.
-    pub(crate) fn begin(&self) {
-        self.poll_start.store(self.clocks.monotonic_ns(), Relaxed);
-        self.first_tick.store(0, Relaxed);
+    pub(crate) fn begin(&self, on: Thread) {
+        let now = self.clocks.monotonic_ns();
+        // Time spent waiting pays back what was used in a row, at half its length: a guest that only blinks between two
+        // long runs is one long run.
+        let waited = now.saturating_sub(self.parked_at.load(Relaxed));
+        let in_a_row = self.in_a_row.load(Relaxed).saturating_sub(waited / 2);
+        self.in_a_row.store(in_a_row, Relaxed);
+        self.poll_start.store(now, Relaxed);
+        self.before_tick.store(0, Relaxed);
+        let first = match on {
+            Thread::Socket => 0,
+            Thread::Background => self.clocks.thread_cpu_ns().0,
+        };
+        self.first_tick.store(first, Relaxed);
         self.yielded.store(false, Relaxed);
     }
 
     /// A poll ended: its CPU time is added up and returned.
     pub(crate) fn end(&self) -> u64 {
         let used = match self.first_tick.load(Relaxed) {
-            0 => self
-                .clocks
-                .monotonic_ns()
-                .saturating_sub(self.poll_start.load(Relaxed)),
+            0 => self.since_start().0,
             first => self.since_first_tick(first),
         };
         self.total.fetch_add(used, Relaxed);
-        if self.yielded.load(Relaxed) {
-            self.in_a_row.fetch_add(used, Relaxed);
-        } else {
-            self.in_a_row.store(0, Relaxed);
-        }
+        self.in_a_row.fetch_add(used, Relaxed);
+        self.parked_at.store(self.clocks.monotonic_ns(), Relaxed);
         used
+    }
+
+    /// CPU time since the poll began, before its first tick; and the CPU clock, if it was read.
+    fn since_start(&self) -> (u64, Option<u64>) {
+        let wall = self
+            .clocks
+            .monotonic_ns()
+            .saturating_sub(self.poll_start.load(Relaxed));
+        if wall < DOUBTFUL_NS {
+            return (wall, None);
+        }
+        let (now, before) = self.clocks.thread_cpu_ns();
+        (wall.min(now.saturating_sub(before)), Some(now))
     }
 
     /// The epoch callback: interrupt, yield or go on.
     pub(crate) fn tick(&self) -> UpdateDeadline {
         let used = match self.first_tick.load(Relaxed) {
             0 => {
-                let wall = self
-                    .clocks
-                    .monotonic_ns()
-                    .saturating_sub(self.poll_start.load(Relaxed));
-                let charged = wall.min(TICK_NS);
+                let (charged, cpu) = self.since_start();
+                let cpu = cpu.unwrap_or_else(|| self.clocks.thread_cpu_ns().0);
                 self.before_tick.store(charged, Relaxed);
-                self.first_tick.store(self.clocks.thread_cpu_ns(), Relaxed);
+                self.first_tick.store(cpu, Relaxed);
                 charged
             }
             first => self.since_first_tick(first),
@@ -175,7 +202,8 @@ impl<C: Clocks> Meter<C> {
     }
 
     fn since_first_tick(&self, first: u64) -> u64 {
-        self.before_tick.load(Relaxed) + self.clocks.thread_cpu_ns().saturating_sub(first)
+        let (now, _) = self.clocks.thread_cpu_ns();
+        self.before_tick.load(Relaxed) + now.saturating_sub(first)
     }
 }
 
@@ -189,6 +217,7 @@ mod tests {
     struct Manual {
         monotonic_us: Cell<u64>,
         cpu_us: Cell<u64>,
+        last_us: Cell<u64>,
     }
 
     impl Clocks for &Manual {
@@ -196,8 +225,9 @@ mod tests {
             self.monotonic_us.get() * 1_000
         }
 
-        fn thread_cpu_ns(&self) -> u64 {
-            self.cpu_us.get() * 1_000
+        fn thread_cpu_ns(&self) -> (u64, u64) {
+            let now = self.cpu_us.get();
+            (now * 1_000, self.last_us.replace(now) * 1_000)
         }
     }
 
@@ -225,13 +255,13 @@ mod tests {
         let clocks = Manual::default();
         let meter = meter(&clocks, Duration::from_secs(1));
         for _ in 0..3 {
-            meter.begin();
+            meter.begin(Thread::Socket);
             clocks.burn(10);
             meter.end();
             clocks.preempt(10_000_000);
         }
         // Ticks went on meanwhile: a guest that then runs sees one at once, and is given it back.
-        meter.begin();
+        meter.begin(Thread::Socket);
         clocks.burn(10);
         assert!(matches!(meter.tick(), UpdateDeadline::Continue(1)));
         clocks.burn(5);
@@ -240,17 +270,45 @@ mod tests {
     }
 
     #[test]
-    fn from_its_first_tick_on_a_poll_is_charged_what_it_ran_and_not_what_passed() {
+    fn a_poll_is_charged_what_it_ran_and_not_what_passed() {
         let clocks = Manual::default();
         let meter = meter(&clocks, Duration::from_secs(1));
-        meter.begin();
-        clocks.preempt(50_000);
-        clocks.burn(100);
-        meter.tick();
-        clocks.preempt(50_000);
-        clocks.burn(200);
-        // The thread was away for 100 ms: at most one tick of it is charged, for the part that only one clock saw.
-        assert_eq!(meter.end(), 1_000_000 + 200_000);
+        for ticks in [0, 1, 2] {
+            meter.begin(Thread::Socket);
+            clocks.preempt(50_000);
+            clocks.burn(10_000);
+            for _ in 0..ticks {
+                meter.tick();
+            }
+            clocks.preempt(50_000);
+            clocks.burn(200);
+            assert_eq!(meter.end(), 10_200_000, "{ticks} ticks");
+        }
+    }
+
+    #[test]
+    fn one_long_host_call_in_the_background_is_charged_in_full() {
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
+        clocks.burn(7_000);
+        meter.begin(Thread::Background);
+        clocks.burn(80_000);
+        assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
+        assert_eq!(meter.end(), 80_000_000);
+    }
+
+    #[test]
+    fn a_guest_that_only_blinks_between_long_runs_moves_all_the_same() {
+        let clocks = Manual::default();
+        let meter = meter(&clocks, Duration::from_secs(1));
+        for _ in 0..2 {
+            assert!(!meter.should_move(SLICE));
+            meter.begin(Thread::Socket);
+            clocks.burn(1_900);
+            meter.end();
+            clocks.preempt(10);
+        }
+        assert!(meter.should_move(SLICE));
     }
 
     #[test]
@@ -259,7 +317,7 @@ mod tests {
         let meter = meter(&clocks, Duration::from_secs(1));
         for _ in 0..3 {
             assert!(!meter.should_move(SLICE));
-            meter.begin();
+            meter.begin(Thread::Socket);
             clocks.burn(499);
             assert!(matches!(meter.tick(), UpdateDeadline::Continue(1)));
             clocks.burn(200);
@@ -271,17 +329,18 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_waits_begins_a_new_row() {
+    fn a_guest_that_waits_for_as_long_begins_a_new_row() {
         let clocks = Manual::default();
         let meter = meter(&clocks, Duration::from_secs(1));
-        meter.begin();
+        meter.begin(Thread::Socket);
         clocks.burn(1_000);
         meter.tick();
         clocks.burn(2_000);
         meter.tick();
         meter.end();
         assert!(meter.should_move(SLICE));
-        meter.begin();
+        clocks.preempt(6_000);
+        meter.begin(Thread::Socket);
         clocks.burn(10);
         meter.end();
         assert!(!meter.should_move(SLICE));
@@ -291,7 +350,7 @@ mod tests {
     fn the_cpu_limit_interrupts_and_says_so() {
         let clocks = Manual::default();
         let meter = meter(&clocks, Duration::from_millis(3));
-        meter.begin();
+        meter.begin(Thread::Socket);
         clocks.burn(1_000);
         meter.tick();
         clocks.burn(2_000);
@@ -305,7 +364,7 @@ mod tests {
     fn a_running_guest_is_interrupted_at_its_wall_deadline() {
         let clocks = Manual::default();
         let meter = Meter::with_clocks(&clocks, Instant::now(), Duration::from_secs(1));
-        meter.begin();
+        meter.begin(Thread::Socket);
         assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
         assert_eq!(meter.stopped_by(), Some(Failure::Deadline));
     }

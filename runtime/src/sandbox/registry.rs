@@ -10,6 +10,9 @@ use dashmap::DashMap;
 use shoal_inference::TenantId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::time::Instant;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// Longest name of a project or a function.
@@ -69,10 +72,11 @@ pub enum DeployError {
 pub struct Registry {
     functions: DashMap<Box<str>, Arc<Function>>,
     tenants: DashMap<Box<str>, Arc<Tenant>>,
+    last_tenant: AtomicU64,
 }
 
 impl Registry {
-    /// Compiles and adds functions. Equal components are compiled once.
+    /// Compiles and adds functions. Equal components are compiled once; `on_compiled` is told how long each took.
     ///
     /// # Errors
     /// The first function that is refused, by name; those before it were added.
@@ -81,6 +85,7 @@ impl Registry {
         sandbox: &Sandbox,
         config: &Config,
         sources: Vec<FunctionSource>,
+        on_compiled: impl Fn(Duration),
     ) -> Result<(), DeployError> {
         let mut compiled: HashMap<ComponentId, ProxyPre<State>> = HashMap::new();
         for source in sources {
@@ -90,7 +95,9 @@ impl Registry {
             let pre = match compiled.get(&component) {
                 Some(pre) => pre.clone(),
                 None => {
+                    let began = Instant::now();
                     let pre = ready(sandbox, config, &source.wasm).await;
+                    on_compiled(began.elapsed());
                     let pre = pre.map_err(|why| DeployError::Component {
                         function: format!("{}/{}", source.project, source.name),
                         source: why,
@@ -105,11 +112,10 @@ impl Registry {
     }
 
     fn insert(&self, source: FunctionSource, component: ComponentId, pre: ProxyPre<State>) {
-        let next = TenantId(self.tenants.len() as u64 + 1);
         let tenant = self
             .tenants
             .entry(source.project.as_str().into())
-            .or_insert_with(|| Tenant::new(next))
+            .or_insert_with(|| Tenant::new(TenantId(self.last_tenant.fetch_add(1, Relaxed) + 1)))
             .clone();
         let key = format!("{}/{}", source.project, source.name);
         let function = Function {
@@ -126,14 +132,6 @@ impl Registry {
     /// Finds a function by `project/name`.
     pub fn get(&self, key: &str) -> Option<Arc<Function>> {
         self.functions.get(key).map(|function| function.clone())
-    }
-
-    /// Projects and what their guests used so far.
-    pub fn tenants(&self) -> Vec<(String, Arc<Tenant>)> {
-        self.tenants
-            .iter()
-            .map(|tenant| (tenant.key().to_string(), tenant.value().clone()))
-            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one store holds: the guest's handles, its contexts and its limits. Made for one request and dropped with it.
 
 use super::meter::Meter;
+use http::HeaderName;
 use shoal_host::nn::{NnCtx, NnView, WithNn};
 use std::future::Future;
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-    WasiHttpView,
+    DEFAULT_FORBIDDEN_HEADERS, Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx,
+    WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
 /// Bytes of all header fields of one request or answer that a guest makes, in memory.
-const FIELDS_BYTES_MAX: usize = 64 << 10;
+const FIELDS_BYTES_MAX: usize = 32 << 10;
 /// Bytes of one call to `get-random-bytes`.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of one write to an outgoing body; two are buffered.
@@ -102,6 +103,11 @@ impl WasiHttpHooks for Hooks {
         Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
     }
 
+    /// The default makes a closure on the heap for each name it is asked about.
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_CHUNK_BYTES
     }
@@ -114,6 +120,8 @@ pub(crate) struct Limits {
     table_elements_max: usize,
     meter: Arc<Meter>,
     moved: bool,
+    /// What the last growth added, until it is known to have worked.
+    growing: usize,
 }
 
 impl Limits {
@@ -128,6 +136,7 @@ impl Limits {
             table_elements_max,
             meter,
             moved: false,
+            growing: 0,
         }
     }
 }
@@ -138,10 +147,12 @@ impl ResourceLimiterAsync for Limits {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let all = self.memory_bytes + desired.saturating_sub(current);
-        if all > self.memory_bytes_max {
+        self.growing = desired.saturating_sub(current);
+        let all = self.memory_bytes.saturating_add(self.growing);
+        if all > self.memory_bytes_max || maximum.is_some_and(|maximum| desired > maximum) {
+            self.growing = 0;
             return Ok(false);
         }
         self.memory_bytes = all;
@@ -151,6 +162,11 @@ impl ResourceLimiterAsync for Limits {
             yield_once().await;
         }
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _why: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_bytes -= std::mem::take(&mut self.growing);
+        Ok(())
     }
 
     async fn table_growing(

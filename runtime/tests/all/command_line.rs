@@ -78,6 +78,37 @@ fn without_address_space_for_the_pool_the_demo_runs_on_demand_and_says_so() {
 }
 
 #[test]
+fn a_signal_ends_the_demo_and_a_second_ends_its_drain() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_shoal"))
+        .args(["demo", "--requests", "100", "--listen", "127.0.0.1:0"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let serving = lines
+        .map(Result::unwrap)
+        .find(|line| line.starts_with("Serving on http://"));
+    let address = serving.unwrap()["Serving on http://".len()..]
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
+    // A request that never ends holds the drain.
+    let mut held = std::net::TcpStream::connect(address).unwrap();
+    held.write_all(b"POST /f/acme/digits/ HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n")
+        .unwrap();
+    let signal = |demo: &std::process::Child| {
+        let pid = rustix::process::Pid::from_child(demo);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    };
+    signal(&demo);
+    assert!(demo.try_wait().unwrap().is_none());
+    signal(&demo);
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn the_doctor_names_what_it_looked_at() {
     let output = shoal(&["doctor", "--json"]);
     assert_eq!(output.status.code(), Some(0));

@@ -33,9 +33,34 @@ fn what_is_in_flight_is_answered_and_the_connection_then_closed() {
 #[test]
 fn a_guest_that_works_on_after_its_answer_is_waited_for() {
     let node = Node::with_probe(config());
-    let reply = node.get("/f/acme/probe/after/400");
+    let reply = node.get("/f/acme/probe/after/800");
     assert_eq!(reply.status, 200);
+    let began = tokio::time::Instant::now();
     node.trigger();
+    node.wait().unwrap();
+    assert!(began.elapsed() > Duration::from_millis(400));
+}
+
+#[test]
+fn a_request_that_comes_during_the_drain_is_refused() {
+    let node = Node::with_probe(config());
+    let parked = begun(&node, "sleep/1500");
+    // Its head is on the way when the drain begins.
+    let mut late = node.connect();
+    late.send(b"GET /f/birch/hello/ HTTP/1.1\r\n");
+    assert_eq!(node.get("/healthz").status, 200);
+    node.trigger();
+    let mut other = node.is_running();
+    late.send(b"host: t\r\n\r\n");
+    let reply = late.reply();
+    assert_eq!(
+        (reply.status, reply.error_code().as_str()),
+        (503, "node_draining")
+    );
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    other &= node.is_running();
+    assert!(other, "the parked guest still holds the node");
+    drop(parked);
     node.wait().unwrap();
 }
 

@@ -41,6 +41,7 @@ fn every_kind_of_failure_is_an_answer_of_its_own() {
         ("silent", 502, "function_no_answer"),
         ("wrong-length/7", 502, "function_errored"),
         ("break-body", 502, "function_errored"),
+        ("forget-body/100", 502, "function_errored"),
     ] {
         let reply = beside_an_innocent(&node, &format!("/f/acme/probe/{path}"));
         assert_eq!(reply.status, status, "{path}: {reply:?}");

@@ -80,8 +80,9 @@ fn every_mistake_has_a_code_and_none_is_a_trap() {
 fn handles_and_tensors_of_a_guest_are_bounded() {
     let node = Node::with_probe(shoal::Config {
         guest_handles_max: 1_000,
-        // Each path makes an input of 256 bytes first; the tensors of `tensors` have one byte.
-        guest_tensor_bytes_max: 256 + 300,
+        // Each path makes an input of 64 floats and two dimensions first; the tensors of `tensors` have one byte and one
+        // dimension.
+        guest_tensor_bytes_max: (256 + 8) + 300 * (1 + 4),
         ..config()
     });
     assert_eq!(node.get("/f/acme/probe/nn/contexts/900").status, 200);

@@ -126,6 +126,10 @@ fn status_and_headers_are_the_guests_own() {
             code
         );
     }
+    for code in [100, 101, 103] {
+        let reply = node.get(&format!("/f/acme/probe/status/{code}"));
+        assert_eq!(reply.status, 502, "{code} is no answer");
+    }
     let reply = node.get("/f/acme/probe/set-header?name=x-mine&value=yes");
     assert_eq!(reply.header("x-mine"), Some("yes"));
 }
@@ -151,7 +155,7 @@ fn what_is_not_there_is_answered_in_our_shape() {
 #[test]
 fn a_request_must_have_one_host() {
     let node = Node::start(config());
-    for hosts in ["", "host: a\r\nhost: b\r\n"] {
+    for hosts in ["", "host: a\r\nhost: b\r\n", "host:\r\n", "host: a b\r\n"] {
         let mut client = node.connect();
         client.send(format!("GET /f/acme/hello/ HTTP/1.1\r\n{hosts}\r\n").as_bytes());
         let reply = client.reply();
@@ -165,14 +169,19 @@ fn a_request_must_have_one_host() {
 #[test]
 fn a_key_of_ours_never_reaches_a_guest() {
     let node = Node::with_probe(config());
-    for (authorization, passes) in [("Bearer sk-shoal-0123", false), ("Bearer theirs", true)] {
+    for (name, value, passes) in [
+        ("authorization", "Bearer sk-shoal-0123", false),
+        ("authorization", "Bearer theirs", true),
+        ("x-api-key", "sk-shoal-0123", false),
+        ("cookie", "a=1; key=SK-SHOAL-0123", false),
+    ] {
         let mut client = node.connect();
         let head = format!(
-            "GET /f/acme/probe/headers HTTP/1.1\r\nhost: t\r\nauthorization: {authorization}\r\nx-own: 1\r\n\r\n"
+            "GET /f/acme/probe/headers HTTP/1.1\r\nhost: t\r\n{name}: {value}\r\nx-own: 1\r\n\r\n"
         );
         client.send(head.as_bytes());
         let seen = client.reply().text();
-        assert_eq!(seen.contains("authorization"), passes, "{seen}");
+        assert_eq!(seen.contains(name), passes, "{name}: {value}: {seen}");
         assert!(seen.contains("x-own"));
     }
 }
@@ -219,9 +228,16 @@ fn parked_time_is_not_cpu_time() {
 #[test]
 fn a_guest_may_work_on_after_its_answer() {
     let node = Node::with_probe(config());
-    for path in ["/f/acme/probe/after/150", "/f/acme/probe/after-burn/150"] {
+    for path in ["/f/acme/probe/after/800", "/f/acme/probe/after-burn/800"] {
         let reply = node.get(path);
         assert_eq!(reply.status, 200);
         assert!(reply.complete);
+        assert_eq!(node.metric("shoal_guests_live"), 1.0, "{path}");
+        let began = tokio::time::Instant::now();
+        while node.metric("shoal_guests_live") > 0.0 {
+            assert!(began.elapsed() < std::time::Duration::from_secs(10));
+        }
     }
+    // What it used then is on the bill too.
+    assert!(node.metric("shoal_guest_cpu_seconds_total") > 0.1);
 }

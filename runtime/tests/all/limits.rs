@@ -118,6 +118,25 @@ fn a_client_that_does_not_read_is_dropped() {
 }
 
 #[test]
+fn the_wall_deadline_holds_for_a_slow_reader_too() {
+    let node = Node::start(Config {
+        write_stall_max: Duration::from_secs(60),
+        invocation_timeout: Duration::from_millis(500),
+        ..config()
+    });
+    let mut client = node.connect();
+    client.send(b"GET /f/acme/probe/big/512 HTTP/1.1\r\nhost: t\r\n\r\n");
+    assert_eq!(client.head().status, 200);
+    let began = tokio::time::Instant::now();
+    while node.metric("shoal_guests_live") > 0.0 {
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "the guest outlived its deadline"
+        );
+    }
+}
+
+#[test]
 fn connections_over_the_limit_are_closed() {
     let node = Node::start(Config {
         connections_max: 3,

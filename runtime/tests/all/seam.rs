@@ -154,7 +154,8 @@ async fn sandbox(stream: UnixStream, runner: Arc<Runner>, function: Arc<Function
                 };
                 let id = start.invocation;
                 let host = Arc::new(remote);
-                let invoked = runner.invoke(function.clone(), *start, Chunks(chunks), host);
+                let invoked =
+                    runner.invoke(function.clone(), *start, Chunks(chunks), host, Arc::new(()));
                 tasks.spawn(answer(id, invoked.unwrap(), outbox.clone()));
             }
             ToSandbox::Body(chunk) => {
@@ -298,7 +299,7 @@ where
     let registry = Registry::default();
     let source = function("acme", name, component(name));
     registry
-        .add_all(runner.sandbox(), &config, vec![source])
+        .add_all(runner.sandbox(), &config, vec![source], |_| {})
         .await
         .unwrap();
     let function = registry.get(&format!("acme/{name}")).unwrap();

@@ -73,8 +73,13 @@ impl Demo {
         let main = Node::new(Kind::Cpu, true, all_functions());
         let (ready, is_ready) = oneshot::channel();
         let (own, stop) = shutdown();
-        let node = serve(main, listener, stop, ready);
-        let demo = async {
+        let (running, ended) = oneshot::channel::<()>();
+        let node = async {
+            let served = serve(main, listener, stop, ready).await;
+            drop(running);
+            served
+        };
+        let show = async {
             let inference = is_ready.await.context("the node did not start")?;
             progress(&format!(
                 "ready after {:.1} s",
@@ -85,17 +90,26 @@ impl Demo {
             self.print(&report)?;
             if !self.once {
                 print!("{}", report::try_these(address));
-                let mut stopped = stopped.clone();
-                stopped.draining().await;
+                std::future::pending::<()>().await;
             }
-            drop(own);
             anyhow::Ok(())
         };
-        let mut stopped = stopped.clone();
-        tokio::select! {
-            done = async { tokio::try_join!(node, demo) } => done.map(|_| ()),
-            () = stopped.stopping() => Ok(()),
-        }
+        let (mut drain, mut insist) = (stopped.clone(), stopped);
+        let demo = async {
+            // The first signal ends whatever is going on, the second the drain.
+            let shown = tokio::select! {
+                shown = show => shown,
+                () = drain.draining() => Ok(()),
+            };
+            own.again();
+            tokio::select! {
+                _ = ended => {}
+                () = insist.stopping() => own.stop(),
+            }
+            shown
+        };
+        let (served, shown) = tokio::join!(node, demo);
+        served.and(shown)
     }
 
     fn print(&self, report: &Report) -> anyhow::Result<()> {
