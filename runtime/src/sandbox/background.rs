@@ -3,6 +3,7 @@
 
 use super::guest::{Guest, InBackground, Tenant, Thread};
 use shoal_inference::{FairQueue, TenantId};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
@@ -29,6 +30,9 @@ struct Shared {
 
 struct Queue {
     tasks: FairQueue<TenantId, Ready>,
+    /// Every guest of the pool, parked ones too: a wake-up holds the only other reference to those.
+    all: HashMap<u64, Weak<Task>>,
+    last_id: u64,
     closed: bool,
 }
 
@@ -41,6 +45,7 @@ struct Ready {
 
 /// A guest's place in the pool. States follow the usual waker protocol: a wake while it runs is remembered.
 struct Task {
+    id: u64,
     slot: Mutex<Option<Slot>>,
     state: AtomicU8,
     cancelled: AtomicBool,
@@ -102,6 +107,8 @@ impl Pool {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 tasks: FairQueue::default(),
+                all: HashMap::new(),
+                last_id: 0,
                 closed: false,
             }),
             ready: Condvar::new(),
@@ -123,7 +130,9 @@ impl Pool {
     pub(crate) fn spawn(&self, guest: Guest) -> Ticket {
         self.shared.moved.fetch_add(1, Ordering::Relaxed);
         let (sender, ended) = oneshot::channel();
+        let id = self.shared.next_id();
         let task = Arc::new(Task {
+            id,
             tenant: guest.tenant.clone(),
             slot: Mutex::new(Some(Slot {
                 guest,
@@ -135,7 +144,7 @@ impl Pool {
             pool: Arc::downgrade(&self.shared),
             runtime: tokio::runtime::Handle::current(),
         });
-        self.shared.push(task.clone());
+        self.shared.admit(task.clone());
         Ticket {
             task,
             ended,
@@ -145,14 +154,18 @@ impl Pool {
 
     /// Stops after the turns in progress; guests that are still here are dropped, and whoever waits for them is told.
     pub(crate) fn close(&self) {
-        let tasks = {
+        let (tasks, all) = {
             let mut queue = lock(&self.shared.queue);
             queue.closed = true;
-            std::mem::take(&mut queue.tasks)
+            let tasks = std::mem::take(&mut queue.tasks);
+            (tasks, std::mem::take(&mut queue.all))
         };
         self.shared.ready.notify_all();
         // Outside the lock: a guest's drop may wake others.
         drop(tasks);
+        for task in all.into_values().filter_map(|task| task.upgrade()) {
+            task.end();
+        }
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             // Guests' panics are caught where they happen.
             let _ = thread.join();
@@ -172,11 +185,22 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    fn next_id(&self) -> u64 {
+        let mut queue = lock(&self.queue);
+        queue.last_id += 1;
+        queue.last_id
+    }
+
+    fn admit(&self, task: Arc<Task>) {
+        lock(&self.queue).all.insert(task.id, Arc::downgrade(&task));
+        self.push(task);
+    }
+
     fn push(&self, task: Arc<Task>) {
         let mut queue = lock(&self.queue);
         if queue.closed {
             drop(queue);
-            drop(task);
+            task.end();
             return;
         }
         let counted = InBackground::new(&task.tenant);
@@ -223,6 +247,8 @@ impl Task {
         };
         if self.cancelled.load(Ordering::Acquire) {
             drop(slot.take());
+            drop(slot);
+            lock(&pool.queue).all.remove(&self.id);
             return;
         }
         let waker = Waker::from(self.clone());
@@ -235,6 +261,8 @@ impl Task {
                 // Nobody may be waiting any more.
                 let _ = ended.send(result);
             }
+            drop(slot);
+            lock(&pool.queue).all.remove(&self.id);
             self.state.store(OVER, Ordering::Release);
             self.tell_watcher();
             return;
@@ -248,6 +276,11 @@ impl Task {
             pool.push(self.clone());
         }
         self.tell_watcher();
+    }
+
+    /// Drops the guest where it stands; whoever waits for it is told by the end of the channel.
+    fn end(&self) {
+        drop(lock(&self.slot).take());
     }
 
     fn tell_watcher(&self) {
@@ -278,4 +311,99 @@ impl Wake for Task {
 /// Nothing panics while it holds one of these locks but for a bug; the data behind them is plain either way.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::meter::Meter;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    /// A guest that runs for `turns` turns of equal length, counting them in `ran`.
+    fn guest(tenant: &Arc<Tenant>, turns: usize, ran: &Arc<AtomicUsize>) -> Guest {
+        let ran = ran.clone();
+        let mut left = turns;
+        let future = Box::pin(std::future::poll_fn(move |cx| {
+            for step in 0..20_000 {
+                std::hint::black_box(step);
+            }
+            ran.fetch_add(1, Ordering::Relaxed);
+            left -= 1;
+            if left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        Guest {
+            future,
+            meter: Arc::new(Meter::new(
+                Instant::now() + Duration::from_secs(60),
+                Duration::from_secs(60),
+            )),
+            tenant: tenant.clone(),
+            _account: Arc::new(()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_one_guest_has_as_many_turns_as_one_with_twenty() {
+        let pool = Pool::start(1).unwrap();
+        let (flood, quiet) = (Tenant::new(TenantId(1)), Tenant::new(TenantId(2)));
+        let (flooded, ran) = (Arc::default(), Arc::default());
+        let many: Vec<Ticket> = (0..20)
+            .map(|_| pool.spawn(guest(&flood, 500, &flooded)))
+            .collect();
+        let before = flooded.load(Ordering::Relaxed);
+        let mut one = pool.spawn(guest(&quiet, 200, &ran));
+        (&mut one.ended).await.unwrap().unwrap();
+        let beside = flooded.load(Ordering::Relaxed) - before;
+        assert_eq!(ran.load(Ordering::Relaxed), 200);
+        // In order of arrival it would be 4,000. Turns are charged by the clock, so not exactly 200.
+        assert!(
+            beside < 1_000,
+            "{beside} turns of the other tenant beside 200"
+        );
+        for ticket in many {
+            ticket.detach();
+        }
+    }
+
+    #[tokio::test]
+    async fn closing_drops_parked_guests_and_tells_who_waits() {
+        let pool = Pool::start(1).unwrap();
+        let tenant = Tenant::new(TenantId(1));
+        let account: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+        let (polled, is_parked) = oneshot::channel();
+        let mut polled = Some(polled);
+        let mut parked = guest(&tenant, 1, &Arc::default());
+        parked._account = account.clone();
+        parked.future = Box::pin(std::future::poll_fn(move |_| {
+            if let Some(polled) = polled.take() {
+                let _ = polled.send(());
+            }
+            Poll::Pending
+        }));
+        let mut ticket = pool.spawn(parked);
+        is_parked.await.unwrap();
+        pool.close();
+        assert!((&mut ticket.ended).await.is_err());
+        assert_eq!(Arc::strong_count(&account), 1);
+        assert!(!tenant.is_in_background());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_ticket_drops_its_guest() {
+        let pool = Pool::start(1).unwrap();
+        let tenant = Tenant::new(TenantId(1));
+        let ran = Arc::default();
+        drop(pool.spawn(guest(&tenant, usize::MAX, &ran)));
+        let began = Instant::now();
+        while tenant.is_in_background() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            tokio::task::yield_now().await;
+        }
+    }
 }

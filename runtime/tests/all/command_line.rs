@@ -70,11 +70,51 @@ fn without_address_space_for_the_pool_the_demo_runs_on_demand_and_says_so() {
     let command = format!(
         "ulimit -v 6000000; exec '{binary}' demo --once --json --requests 100 --listen 127.0.0.1:0"
     );
-    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    let output = Command::new("/bin/sh")
+        .args(["-c", &command])
+        .output()
+        .unwrap();
     let progress = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{progress}");
     assert!(progress.contains("on demand"), "{progress}");
     assert_eq!(last_line(&output)["errors"], 0);
+}
+
+#[test]
+fn each_invocation_is_one_log_line_without_its_payload() {
+    let output = Command::new(env!("CARGO_BIN_EXE_shoal"))
+        .args([
+            "demo",
+            "--once",
+            "--json",
+            "--requests",
+            "100",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .env("SHOAL_LOG", "info")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("confidences") && !log.contains("\"image\""));
+    let lines: Vec<Value> = log
+        .lines()
+        .filter(|line| line.contains("shoal::invocation"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // Four bursts of 100, each after a round of 96 that is not counted.
+    assert_eq!(lines.len(), 4 * (100 + 96));
+    for line in lines {
+        assert_eq!(line["outcome"], "complete", "{line}");
+        assert_eq!((&line["status"], &line["rows"]), (&200.into(), &1.into()));
+        for field in ["request_id", "project", "function"] {
+            assert!(!line[field].as_str().unwrap().is_empty(), "{line}");
+        }
+        for field in ["duration_us", "guest_cpu_us", "device_share_ns"] {
+            assert!(line[field].as_u64().unwrap() > 0, "{line}");
+        }
+    }
 }
 
 #[test]

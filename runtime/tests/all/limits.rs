@@ -72,9 +72,11 @@ fn a_body_that_comes_too_slowly_is_refused() {
 #[test]
 fn a_head_may_have_as_many_bytes_as_the_limit() {
     let node = Node::start(config());
-    for (length, status) in [(8_000, 200), (17_000, 431), (100_000, 431)] {
+    let rest = "GET /f/acme/hello/ HTTP/1.1\r\nhost: t\r\nx-filler: \r\n\r\n".len();
+    let limit = shoal::Config::default().header_bytes_max;
+    for (length, status) in [(limit, 200), (limit + 1, 431), (100_000, 431)] {
         let mut client = node.connect();
-        let filler = "x".repeat(length);
+        let filler = "x".repeat(length - rest);
         client.send(
             format!("GET /f/acme/hello/ HTTP/1.1\r\nhost: t\r\nx-filler: {filler}\r\n\r\n")
                 .as_bytes(),
@@ -251,6 +253,55 @@ fn what_is_no_function_is_refused_with_a_reason() {
         let why = Node::refused(parts(config(), vec![function("acme", "bad", bytes)]));
         assert!(why.contains(words), "{why}");
         assert!(why.contains("acme/bad"), "{why}");
+    }
+}
+
+#[test]
+fn what_tenants_may_not_use_does_not_compile() {
+    for (feature, module) in [
+        ("memory64", "(memory i64 1)"),
+        ("several memories", "(memory 1) (memory 1)"),
+        ("shared memory", "(memory 1 2 shared)"),
+        ("tail calls", "(func return_call 0)"),
+        ("garbage collection", "(type (struct))"),
+        ("exceptions", "(tag)"),
+        (
+            "relaxed SIMD",
+            "(func (drop (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0))))",
+        ),
+    ] {
+        let component = format!("(component (core module {module}))");
+        let bytes = wat::parse_str(&component).unwrap();
+        let why = Node::refused(parts(config(), vec![function("acme", "bad", bytes.into())]));
+        assert!(why.contains("does not compile"), "{feature}: {why}");
+    }
+    // What they may: the same component in the features that are left compiles, and only then is no function.
+    let allowed = "(component (core module (memory 1) (table 1 funcref)
+        (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 1)))
+        (func (result v128) (v128.const i64x2 0 0))))";
+    let bytes = wat::parse_str(allowed).unwrap();
+    let why = Node::refused(parts(config(), vec![function("acme", "bad", bytes.into())]));
+    assert!(why.contains("wasi:http/incoming-handler"), "{why}");
+}
+
+#[test]
+fn a_component_that_the_pool_cannot_hold_is_refused_with_the_limit() {
+    let table =
+        "(component (core module $m (table 20001 funcref)) (core instance (instantiate $m)))";
+    let memory = "(component (core module $m (memory 2049)) (core instance (instantiate $m)))";
+    let instances = format!(
+        "(component (core module $m) {})",
+        "(core instance (instantiate $m)) ".repeat(33)
+    );
+    for (component, words) in [
+        (table, "20001"),
+        (memory, "2049"),
+        (instances.as_str(), "33"),
+    ] {
+        let bytes = wat::parse_str(component).unwrap();
+        let why = Node::refused(parts(config(), vec![function("acme", "bad", bytes.into())]));
+        assert!(why.contains("function contract"), "{why}");
+        println!("{words}: {why}");
     }
 }
 
