@@ -113,15 +113,26 @@ fn cuda() -> Vec<Finding> {
     // libraries, which a node with a GPU opens anyway. There is no safe way to ask.
     let found = unsafe {
         [
-            ("cuda driver", cudarc::driver::sys::is_culib_present()),
-            ("cublasLt", cudarc::cublaslt::sys::is_culib_present()),
-            ("nvrtc", cudarc::nvrtc::sys::is_culib_present()),
+            (
+                "cuda driver",
+                cudarc::driver::sys::is_culib_present(),
+                "models run on this machine's processor; a GPU needs NVIDIA's driver",
+            ),
+            (
+                "cublasLt",
+                cudarc::cublaslt::sys::is_culib_present(),
+                "no matrix products on a GPU; comes with NVIDIA's CUDA libraries",
+            ),
+            (
+                "nvrtc",
+                cudarc::nvrtc::sys::is_culib_present(),
+                "no kernels tuned for a GPU; comes with NVIDIA's CUDA libraries",
+            ),
         ]
     };
     found
         .into_iter()
-        .map(|(what, present)| {
-            let cost = "models run on this machine's processor; install the NVIDIA driver and CUDA libraries to use a GPU";
+        .map(|(what, present, cost)| {
             Finding::check(what, if present { "yes" } else { "no" }, present, cost)
         })
         .collect()

@@ -14,7 +14,7 @@ use shoal_inference::{
 };
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -230,9 +230,13 @@ async fn serve(
     };
     crate::run(parts, stop, |node: Ready<'_>| {
         if let Allocator::OnDemand { why } = node.allocator {
-            progress(&format!(
-                "no instance pool, instances are made on demand: {why}"
-            ));
+            // All nodes of the demo are alike.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                progress(&format!(
+                    "instances are made on demand, without a pool: {why}"
+                ))
+            });
         }
         // The demo may have been stopped meanwhile.
         let _ = ready.send(node.inference.clone());
