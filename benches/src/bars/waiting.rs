@@ -24,7 +24,7 @@ const WARM_UP: usize = 8;
 const FILES_BESIDE: u64 = 256;
 /// How long one run takes on the device: time enough to read the node's memory.
 const LAUNCH: Duration = Duration::from_secs(1);
-/// How often the node is looked at. Each look is a request that costs the node 2 ms while it has 2,000 files open.
+/// How often the node is looked at. Each look is a request, and costs the node what it is to be measured without.
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
