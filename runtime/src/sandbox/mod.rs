@@ -2,6 +2,7 @@
 //!
 //! Knows no socket and no key. Who a guest is comes bound into what it was started with: see `messages`.
 
+mod answer;
 mod background;
 mod compile;
 mod engine;
@@ -10,11 +11,14 @@ mod invoke;
 pub mod messages;
 mod meter;
 mod registry;
+mod runner;
 mod state;
 
+pub use answer::{Answer, BodyError, GuestBody, Streamed};
 pub use compile::{ChildLimits, CompileError, child as compile_child};
 pub use engine::{Allocator, Sandbox};
 pub(crate) use engine::{can_scan_pagemap, files_max};
 pub use guest::Tenant;
-pub use invoke::{Answer, BodyError, Busy, Cpu, GuestBody, Invocation, Runner};
+pub use invoke::{Cpu, Invocation};
 pub use registry::{DeployError, Function, FunctionSource, NAME_LEN_MAX, Registry};
+pub use runner::{Busy, Runner};

@@ -205,10 +205,11 @@ fn server_timing_splits_the_time_of_a_finished_guest() {
     };
     let plain = timing("/f/acme/hello/");
     assert!(plain.starts_with("queue;dur=0.000, guest;dur="), "{plain}");
-    let burned = timing("/f/acme/probe/burn/20");
+    // A tenth of a second by the clock on the wall: how much CPU that is, the machine's other work decides.
+    let burned = timing("/f/acme/probe/burn/100");
     let guest = burned.rsplit_once("guest;dur=").unwrap().1;
     let guest: f64 = guest.parse().unwrap();
-    assert!((15.0..200.0).contains(&guest), "{burned}");
+    assert!((5.0..200.0).contains(&guest), "{burned}");
     let inferred = timing("/f/acme/probe/nn/run?rows=3");
     assert!(
         inferred.contains("batch;desc=\"3 of 2-7\", device;dur="),
@@ -238,6 +239,6 @@ fn a_guest_may_work_on_after_its_answer() {
             assert!(began.elapsed() < std::time::Duration::from_secs(10));
         }
     }
-    // What it used then is on the bill too.
-    assert!(node.metric("shoal_guest_cpu_seconds_total") > 0.1);
+    // What it used then is on the bill too: without it, both answers took far less than this.
+    assert!(node.metric("shoal_guest_cpu_seconds_total") > 0.02);
 }

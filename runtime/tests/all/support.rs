@@ -72,6 +72,9 @@ pub(crate) fn config() -> Config {
         guests_max: 64,
         invocation_timeout: Duration::from_secs(20),
         shutdown_grace: Duration::from_secs(10),
+        // The compiler runs at the lowest priority, and tests may share the machine with a build.
+        compile_timeout: Duration::from_secs(120),
+        compile_cpu_max: Duration::from_secs(60),
         compiler: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
         ..Config::default()
     }
@@ -125,7 +128,7 @@ impl Node {
                     let _ = ready.send(());
                 }))
         });
-        if is_ready.recv_timeout(PATIENCE).is_err() {
+        if is_ready.recv_timeout(10 * PATIENCE).is_err() {
             panic!("the node did not start: {:?}", thread.join());
         }
         Self {
