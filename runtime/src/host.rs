@@ -31,6 +31,12 @@ impl Infer for Host {
         model: ModelId,
         inputs: Vec<NamedTensor>,
     ) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
+        // Again, and here: a sandbox in another process could name a model that it never opened.
+        let granted = self.inference.models().get(model.0 as usize);
+        if granted.is_none_or(|model| !self.function.models.contains(&model.name)) {
+            let refused = Error::Invalid(OpenError::NotGranted.to_string());
+            return Box::pin(std::future::ready(Err(refused)));
+        }
         let request = Request {
             tenant: self.function.tenant.id,
             model,
