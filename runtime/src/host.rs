@@ -32,9 +32,14 @@ impl Infer for Host {
         inputs: Vec<NamedTensor>,
     ) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
         // Again, and here: a sandbox in another process could name a model that it never opened.
-        let granted = self.inference.models().get(model.0 as usize);
-        if granted.is_none_or(|model| !self.function.models.contains(&model.name)) {
-            let refused = Error::Invalid(OpenError::NotGranted.to_string());
+        let refused = match self.inference.model_of(model) {
+            None => Some(Error::NotLoaded),
+            Some(model) if !self.function.models.contains(&model.name) => {
+                Some(Error::Invalid(OpenError::NotGranted.to_string()))
+            }
+            Some(_) => None,
+        };
+        if let Some(refused) = refused {
             return Box::pin(std::future::ready(Err(refused)));
         }
         let request = Request {

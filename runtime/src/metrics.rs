@@ -40,7 +40,6 @@ pub(crate) struct Metrics {
     refused: Family<RefusedLabels, Counter>,
     invocation_seconds: Histogram,
     guest_cpu_seconds: Seconds,
-    compile_seconds: Histogram,
     queue_seconds: Histogram,
     panics: Counter,
     pub(crate) connections_open: Gauge,
@@ -73,11 +72,10 @@ impl Metrics {
             "CPU time of guests",
             guest_cpu_seconds.clone(),
         );
-        let compile_seconds = Histogram::new(exponential_buckets(0.01, 2.0, 12));
         registry.register(
             "compile_duration_seconds",
             "Time to compile a component",
-            compile_seconds.clone(),
+            runner.components().compile_seconds().clone(),
         );
         let queue_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         registry.register(
@@ -94,7 +92,7 @@ impl Metrics {
         let panics = Counter::default();
         registry.register(
             "panics",
-            "Connections that a bug of ours ended",
+            "Connections and streams that a bug of ours ended",
             panics.clone(),
         );
         registry.register_collector(Box::new(Snapshot { runner, inference }));
@@ -104,7 +102,6 @@ impl Metrics {
             refused,
             invocation_seconds,
             guest_cpu_seconds,
-            compile_seconds,
             queue_seconds,
             panics,
             connections_open,
@@ -129,14 +126,9 @@ impl Metrics {
         self.guest_cpu_seconds.inc_by(cpu.as_secs_f64());
     }
 
-    /// A connection ended in a panic.
+    /// A connection or a stream ended in a panic.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
-    }
-
-    /// One component compiled.
-    pub(crate) fn compiled(&self, duration: Duration) {
-        self.compile_seconds.observe(duration.as_secs_f64());
     }
 
     /// One inference that was answered.
@@ -168,6 +160,8 @@ impl fmt::Debug for Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut to: DescriptorEncoder) -> fmt::Result {
         self.sandbox(&mut to)?;
+        self.components(&mut to)?;
+        self.logs(&mut to)?;
         self.batches(&mut to)?;
         self.process(&mut to)
     }
@@ -187,6 +181,50 @@ impl Snapshot {
             "guests_moved",
             "Guests moved to the background pool",
             moved,
+        )
+    }
+
+    fn components(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let stats = self.runner.components().stats();
+        gauge(
+            to,
+            "components_mapped",
+            "Components ready to be instantiated",
+            stats.mapped,
+        )?;
+        counter(
+            to,
+            "component_mappings",
+            "Components mapped so far",
+            stats.mapped_total,
+        )?;
+        counter(
+            to,
+            "component_cache_hits",
+            "Components mapped without a compile",
+            stats.cache_hits,
+        )?;
+        counter(
+            to,
+            "component_cache_damaged",
+            "Entries of the code cache that were damaged and compiled again",
+            stats.cache_damaged,
+        )
+    }
+
+    fn logs(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let logs = &self.runner.sandbox().logs;
+        counter(
+            to,
+            "function_log_lines",
+            "Lines that functions wrote to their logs",
+            logs.lines(),
+        )?;
+        counter(
+            to,
+            "function_log_lines_lost",
+            "Of those, lines that made room for newer ones",
+            logs.lost(),
         )
     }
 

@@ -4,7 +4,8 @@ use super::{Ready, Spec};
 use anyhow::Context as _;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use shoal::sandbox::{Allocator, FunctionSource};
-use shoal::{Config, Parts};
+use shoal::store::Data;
+use shoal::{Access, Config, Listeners, Parts, Seed};
 use shoal_inference::{Compute, ModelSource, SimConfig, SimDevice};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -40,7 +41,7 @@ pub(crate) fn serve(spec: &str) -> anyhow::Result<()> {
         let address = listener.local_addr()?;
         let mut signals = JoinSet::new();
         let stopped = shoal::on_signals(&mut signals)?;
-        shoal::run(parts(&spec, listener), stopped, |node| {
+        shoal::run(parts(&spec, listener)?, stopped, |node| {
             say_ready(address, node.allocator);
         })
         .await
@@ -54,7 +55,7 @@ fn listen() -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-fn parts(spec: &Spec, listener: TcpListener) -> Parts {
+fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
     let mut config = Config {
         socket_threads: spec.socket_threads,
         background_threads: spec.background_threads,
@@ -77,17 +78,23 @@ fn parts(spec: &Spec, listener: TcpListener) -> Parts {
         name: "digits".to_owned(),
         wasm: wasm.clone(),
         models: BTreeSet::from(["digits".to_owned()]),
+        public: false,
     };
-    Parts {
+    Ok(Parts {
         config,
-        listener,
+        listeners: Listeners::one(listener),
         devices: vec![device.into()],
-        models: vec![ModelSource {
-            name: "digits".to_owned(),
-            onnx: Arc::from(DIGITS_ONNX),
-        }],
-        functions: (0..spec.tenants).map(function).collect(),
-    }
+        data: Data::in_memory()?,
+        access: Access::Open,
+        new_admin_key: false,
+        seed: Seed {
+            models: vec![ModelSource {
+                name: "digits".to_owned(),
+                onnx: Arc::from(DIGITS_ONNX),
+            }],
+            functions: (0..spec.tenants).map(function).collect(),
+        },
+    })
 }
 
 fn say_ready(address: SocketAddr, allocator: &Allocator) {

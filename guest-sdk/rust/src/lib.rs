@@ -15,6 +15,8 @@
 //! - [`Request`] and its [`Body`]: read whole, up to a limit, or in chunks as they come.
 //! - [`Response`]: whole, or streamed through a [`BodyWriter`].
 //! - [`Model`]: [`Tensor`]s in, [`Outputs`] out, over `wasi:nn`.
+//! - [`log`]: lines for whoever runs the function, each with a level, over `wasi:logging`; what a function prints to stdout
+//!   and stderr goes there too.
 //! - [`Error`]: each failure has the HTTP answer it deserves, so a handler can use `?` throughout.
 //!
 //! Every request runs in a fresh sandbox: statics do not survive it, and there are no files, variables or sockets.
@@ -32,6 +34,7 @@ pub use tensor::{Element, Tensor, TensorError, TensorType};
 pub mod bindings;
 mod body;
 mod error;
+pub mod log;
 mod model;
 mod request;
 mod response;

@@ -2,5 +2,6 @@
 //! a call reaches this crate as a trait that `runtime` implements, with the caller's identity already bound to it.
 #![forbid(unsafe_code)]
 
+pub mod logging;
 pub mod nn;
 pub mod nn_peer;

@@ -324,6 +324,7 @@ fn tensor_code(error: &TensorError) -> ErrorCode {
 pub fn error_code(error: &Error) -> ErrorCode {
     match error {
         Error::Invalid(_) => ErrorCode::InvalidArgument,
+        Error::NotLoaded => ErrorCode::NotFound,
         Error::Tensor(error) => tensor_code(error),
         Error::TooManyRows { .. } => ErrorCode::TooLarge,
         Error::QueueFull { .. } | Error::DeadlineExceeded => ErrorCode::Timeout,

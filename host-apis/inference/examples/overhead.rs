@@ -21,16 +21,17 @@ const REQUESTS: u64 = 200_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let digits = std::fs::read(root.join("../../samples/models/digits/digits.onnx"))?;
-    let models = vec![ModelSource {
+    let digits = ModelSource {
         name: "digits".to_owned(),
         onnx: digits.into(),
-    }];
+    };
     let device = AnyDevice::from(CpuDevice::new(NonZeroUsize::MIN)?);
-    let (inference, engine) = Inference::new(Config::default(), vec![device], models)?;
+    let (inference, engine) = Inference::new(Config::default(), vec![device])?;
     let thread = start_thread(engine)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
+    runtime.block_on(inference.load(digits))?;
     println!(
         "callers  requests/s  rows a run  run µs  CPU µs a request  less its share of the run"
     );
@@ -43,7 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn measure(inference: &Inference, callers: u64) -> Result<(), Box<dyn Error>> {
-    inference.loaded().await?;
     ask(inference, callers, REQUESTS / 10).await?;
     let (before, cpu_before, began) = (inference.stats(), cpu_time(), Instant::now());
     ask(inference, callers, REQUESTS).await?;

@@ -15,6 +15,8 @@ pub struct Config {
     pub tenant_bytes_max: u64,
     /// Most requests not yet answered, whole node, 1 to 1,048,576.
     pub requests_max: usize,
+    /// Most models at once, 1 to 4,096.
+    pub models_max: usize,
     /// Most bytes of one tensor, 1 to 4 GiB. Also bounds the input bytes of a batch of several requests.
     pub tensor_bytes_max: u64,
 }
@@ -27,6 +29,7 @@ impl Default for Config {
             tenant_rows_max: 4096,
             tenant_bytes_max: 256 << 20,
             requests_max: 16_384,
+            models_max: 256,
             tensor_bytes_max: 64 << 20,
         }
     }
@@ -48,9 +51,6 @@ pub enum ConfigError {
     /// Nothing to run on.
     #[error("devices is empty, expected at least one device")]
     NoDevice,
-    /// Two models of one name.
-    #[error("model {0:?} is given twice, expected each name once")]
-    DuplicateModel(String),
 }
 
 impl Config {
@@ -63,6 +63,7 @@ impl Config {
         between("rows_max", u64::from(self.rows_max), 1, 65_536)?;
         between("wait_max (ms)", wait_ms, 0, 10_000)?;
         between("requests_max", self.requests_max as u64, 1, 1 << 20)?;
+        between("models_max", self.models_max as u64, 1, 4_096)?;
         between("tensor_bytes_max", self.tensor_bytes_max, 1, 4 << 30)?;
         at_least(
             "tenant_rows_max",

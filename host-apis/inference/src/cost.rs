@@ -24,6 +24,11 @@ impl CostCurve {
         *mean = *mean - *mean / NEWEST + device_ns / NEWEST;
     }
 
+    /// Forgets a model that has gone.
+    pub(crate) fn forget(&mut self, model: ModelId) {
+        self.buckets.retain(|(of, _), _| *of != model);
+    }
+
     /// How long a run of so many rows takes, if one like it has been seen.
     pub(crate) fn expect(&self, model: ModelId, rows: u32) -> Option<Duration> {
         self.buckets
@@ -54,6 +59,21 @@ mod tests {
         }
         for (model, rows) in [(MODEL, 4), (MODEL, 9), (ModelId(1), 5)] {
             assert_eq!(curve.expect(model, rows), None);
+        }
+    }
+
+    #[test]
+    fn a_model_that_has_gone_is_forgotten_and_no_other() {
+        let mut curve = CostCurve::default();
+        for model in [MODEL, ModelId(1)] {
+            for rows in [1, 8] {
+                curve.observe(model, rows, 800);
+            }
+        }
+        curve.forget(MODEL);
+        for rows in [1, 8] {
+            assert_eq!(curve.expect(MODEL, rows), None);
+            assert!(curve.expect(ModelId(1), rows).is_some());
         }
     }
 

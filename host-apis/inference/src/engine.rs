@@ -1,22 +1,24 @@
 //! The engine: one task that owns all state. Takes submissions in, asks the scheduler what each device should run, hands the
-//! batch to the device's worker, and answers the callers. Decides nothing about order (`scheduler`) and touches no tensor's
-//! bytes (`worker`).
+//! batch to the device's worker, and answers the callers; lets models come and go meanwhile. Decides nothing about order
+//! (`scheduler`) and touches no tensor's bytes (`worker`).
 //!
 //! Engine and workers are tasks of one single-threaded runtime on a thread of its own: what they do for a request takes
-//! microseconds, less than handing it to another thread would. Whatever takes longer, a device does on its own thread.
+//! microseconds, less than handing it to another thread would. Whatever takes longer, a device does on its own thread: while
+//! a model is loaded, the engine goes on, and runs wait as long as the device itself lets them wait.
 
+mod changes;
 mod running;
 mod workers;
 
 use crate::device::{AnyDevice, Device};
-use crate::error::{Error, LoadError};
-use crate::handle::{Loading, Shared};
-use crate::models::{Catalogue, Inputs};
+use crate::error::{Error, LoadError, UnloadError};
+use crate::handle::Shared;
+use crate::models::{Inputs, Model};
 use crate::request::{ModelId, ModelSource, Reply, TenantId};
 use running::Running;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use workers::Workers;
 
@@ -32,65 +34,73 @@ pub(crate) struct Submission {
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
+/// A change of the catalogue on its way to the engine.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Load(LoadOrder),
+    Unload {
+        name: String,
+        reply: oneshot::Sender<Result<(), UnloadError>>,
+    },
+}
+
+/// A model to be loaded.
+#[derive(Debug)]
+pub(crate) struct LoadOrder {
+    pub(crate) source: ModelSource,
+    pub(crate) reply: oneshot::Sender<Result<Arc<Model>, LoadError>>,
+    /// There is one: a file waits with its owner, not here.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+impl LoadOrder {
+    /// Who has left meanwhile needs no answer.
+    fn answer(self, result: Result<Arc<Model>, LoadError>) {
+        drop(self.permit);
+        drop(self.reply.send(result));
+    }
+}
+
+/// Orders that may wait for the engine to look up from what it does: microseconds.
+pub(crate) const ORDERS_MAX: usize = 8;
+
+/// What reaches the engine from its handles.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) submissions: mpsc::Receiver<Submission>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+}
+
 /// The engine before it runs. See [`Engine::run`].
 #[derive(Debug)]
 pub struct Engine<D = AnyDevice> {
     shared: Arc<Shared>,
     devices: Vec<D>,
-    models: Vec<ModelSource>,
-    submissions: mpsc::Receiver<Submission>,
-    loaded: watch::Sender<Loading>,
+    doors: Doors,
 }
 
 impl<D: Device> Engine<D> {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        devices: Vec<D>,
-        models: Vec<ModelSource>,
-        submissions: mpsc::Receiver<Submission>,
-        loaded: watch::Sender<Loading>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, devices: Vec<D>, doors: Doors) -> Self {
         Self {
             shared,
             devices,
-            models,
-            submissions,
-            loaded,
+            doors,
         }
     }
 
-    /// Loads every model on every device, then serves until the last handle is gone, or the last device. A handle that is
-    /// gone waits for nothing, so what is still on a device then is let go.
+    /// Serves until the last handle is gone, or the last device. A handle that is gone waits for nothing, so what is still
+    /// on a device then is let go.
     pub async fn run(self) {
         let Self {
             shared,
             devices,
-            models,
-            mut submissions,
-            loaded,
+            mut doors,
         } = self;
         let _down = MarkDown(&shared);
-        let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
-        let mut workers = Workers::spawn(devices, models.into());
-        let load = tokio::select! {
-            specs = workers.load(&names) => specs,
-            // Nothing can be submitted before the catalogue is there: this is the last handle's end.
-            _ = submissions.recv() => Err(LoadError::Stopped),
-        };
-        match load {
-            Ok(specs) => {
-                let catalogue = Catalogue::new(names, specs, shared.config.rows_max);
-                let catalogue = shared.catalogue.get_or_init(|| catalogue);
-                shared.live.store(true, Ordering::Release);
-                let running = Running::new(&shared, catalogue, workers.len());
-                loaded.send_replace(Some(Ok(())));
-                running.serve(&mut workers, &mut submissions).await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "the engine does not serve");
-                loaded.send_replace(Some(Err(error)));
-            }
-        }
+        let mut workers = Workers::spawn(devices);
+        shared.live.store(true, Ordering::Release);
+        let running = Running::new(&shared, workers.len());
+        running.serve(&mut workers, &mut doors).await;
         workers.close().await;
     }
 }

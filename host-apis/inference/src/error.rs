@@ -9,6 +9,9 @@ pub enum Error {
     /// The request itself is wrong: a missing or unknown input, a wrong shape, no rows.
     #[error("{0}")]
     Invalid(String),
+    /// The model has been unloaded, or never was there.
+    #[error("the model is not loaded")]
+    NotLoaded,
     /// A tensor whose bytes do not match its dimensions, or too many of them.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -41,10 +44,22 @@ pub enum Error {
     Stopped,
 }
 
-/// Why the engine does not serve.
+/// What [`crate::Inference::load`] may answer instead of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// A device cannot load a model.
+    /// A model of this name is there already.
+    #[error("a model {model:?} is already loaded")]
+    Duplicate {
+        /// The model's name.
+        model: String,
+    },
+    /// As many models as there may be.
+    #[error("{limit} models are loaded, at most {limit} are allowed (models_max)")]
+    TooMany {
+        /// The configured limit.
+        limit: usize,
+    },
+    /// A device cannot load it.
     #[error("model {model:?} cannot be loaded on device {device:?}: {reason}")]
     Model {
         /// The model's name.
@@ -61,11 +76,22 @@ pub enum LoadError {
         model: String,
     },
     /// A device ended while it was loading.
-    #[error("device {device:?} ended while loading models")]
+    #[error("device {device:?} ended while it loaded the model")]
     DeviceGone {
         /// The device's name.
         device: String,
     },
+    /// The engine is not running.
+    #[error("inference has stopped")]
+    Stopped,
+}
+
+/// Why [`crate::Inference::unload`] did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnloadError {
+    /// No model of this name.
+    #[error("model {0:?} is not loaded")]
+    NotLoaded(String),
     /// The engine is not running.
     #[error("inference has stopped")]
     Stopped,

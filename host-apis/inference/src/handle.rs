@@ -3,16 +3,16 @@
 
 use crate::config::{Config, ConfigError};
 use crate::device::{Device, DeviceInfo};
-use crate::engine::{Engine, Submission};
-use crate::error::{Error, LoadError};
+use crate::engine::{Doors, Engine, LoadOrder, ORDERS_MAX, Order, Submission};
+use crate::error::{Error, LoadError, UnloadError};
 use crate::models::{Catalogue, Inputs, Model};
 use crate::request::{ModelId, ModelSource, NamedTensor, Reply, Request};
 use crate::stats::{Histogram, Stats};
-use std::collections::HashSet;
+use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// A handle to the engine; clones are handles to the same one. The engine ends when the last is gone.
@@ -20,22 +20,21 @@ use tokio::time::Instant;
 pub struct Inference {
     shared: Arc<Shared>,
     submissions: mpsc::Sender<Submission>,
-    loading: watch::Receiver<Loading>,
+    orders: mpsc::Sender<Order>,
 }
-
-/// How far the engine has come.
-pub(crate) type Loading = Option<Result<(), LoadError>>;
 
 /// What the engine's task and all handles see.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     devices: Vec<DeviceInfo>,
-    /// Set once, when every device has loaded every model.
-    pub(crate) catalogue: OnceLock<Catalogue>,
+    /// Stored by the engine's task alone; each request reads it without a lock.
+    pub(crate) catalogue: ArcSwap<Catalogue>,
     pub(crate) live: AtomicBool,
     /// One permit for each request that may be unanswered.
     requests: Arc<Semaphore>,
+    /// One permit: models are loaded one after the other.
+    loads: Arc<Semaphore>,
     pub(crate) queued_rows: AtomicU64,
     /// The engine's latest estimate of when the queues will have drained, in nanoseconds.
     pub(crate) retry_after_ns: AtomicU64,
@@ -60,37 +59,30 @@ impl Shared {
 }
 
 impl Inference {
-    /// Builds handle and engine; nothing runs and nothing is loaded until the engine is run. `models[i]` becomes
-    /// `ModelId(i)`.
+    /// Builds handle and engine; nothing runs until the engine is run. There are no models yet, see [`Inference::load`].
     ///
     /// # Errors
-    /// A configuration key out of its range, no device, or two models of one name.
+    /// A configuration key out of its range, or no device.
     pub fn new<D: Device>(
         config: Config,
         devices: Vec<D>,
-        models: Vec<ModelSource>,
     ) -> Result<(Self, Engine<D>), ConfigError> {
         config.validate()?;
         if devices.is_empty() {
             return Err(ConfigError::NoDevice);
         }
-        let mut names = HashSet::new();
-        for model in &models {
-            if !names.insert(model.name.as_str()) {
-                return Err(ConfigError::DuplicateModel(model.name.clone()));
-            }
-        }
         let (submissions, submitted) = mpsc::channel(config.requests_max);
-        let (loaded, loading) = watch::channel(None);
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let stats = Stats {
             batch_rows: Histogram::up_to(u64::from(config.rows_max)),
             ..Stats::default()
         };
         let shared = Arc::new(Shared {
             devices: devices.iter().map(Device::describe).collect(),
-            catalogue: OnceLock::new(),
+            catalogue: ArcSwap::default(),
             live: AtomicBool::new(false),
             requests: Arc::new(Semaphore::new(config.requests_max)),
+            loads: Arc::new(Semaphore::new(1)),
             queued_rows: AtomicU64::new(0),
             retry_after_ns: AtomicU64::new(1_000_000_000),
             stats: Mutex::new(stats),
@@ -99,38 +91,68 @@ impl Inference {
         let handle = Self {
             shared: Arc::clone(&shared),
             submissions,
-            loading,
+            orders,
         };
-        Ok((
-            handle,
-            Engine::new(shared, devices, models, submitted, loaded),
-        ))
+        let doors = Doors {
+            submissions: submitted,
+            orders: ordered,
+        };
+        Ok((handle, Engine::new(shared, devices, doors)))
     }
 
-    /// Waits until every device has loaded every model.
+    /// Loads a model on every device; then it is in the catalogue, under an id that was never used before. Waits while
+    /// another model is loaded. Requests go on meanwhile; on each device they wait as long as it cannot do both, the CPU's
+    /// for all the time it takes to read the file.
+    ///
+    /// Dropping the future withdraws the model, unless it has just come into the catalogue.
     ///
     /// # Errors
-    /// The first model that a device cannot load, and why; [`LoadError::Stopped`] if the engine is gone.
-    pub async fn loaded(&self) -> Result<(), LoadError> {
-        let mut loading = self.loading.clone();
-        let state = loading.wait_for(Option::is_some).await;
-        state
-            .ok()
-            .and_then(|state| state.clone())
-            .unwrap_or(Err(LoadError::Stopped))
+    /// See [`LoadError`]. Then the catalogue is as it was, and devices that took the model let go of it.
+    pub async fn load(&self, source: ModelSource) -> Result<Arc<Model>, LoadError> {
+        if self.model(&source.name).is_some() {
+            let model = source.name;
+            return Err(LoadError::Duplicate { model });
+        }
+        let turn = Arc::clone(&self.shared.loads).acquire_owned().await;
+        let (reply, answer) = oneshot::channel();
+        let order = LoadOrder {
+            source,
+            reply,
+            permit: turn.map_err(|_| LoadError::Stopped)?,
+        };
+        let sent = self.orders.send(Order::Load(order)).await;
+        sent.map_err(|_| LoadError::Stopped)?;
+        answer.await.unwrap_or(Err(LoadError::Stopped))
     }
 
-    /// The model of this name; `None` until [`Inference::loaded`].
+    /// Takes a model out of the catalogue and then off every device. No run of it begins any more: requests that wait for
+    /// one are answered [`Error::NotLoaded`]; runs on a device end and are answered. Comes back when every device has let go
+    /// of it. Dropping the future changes nothing of that, once the engine has heard of it.
+    ///
+    /// # Errors
+    /// See [`UnloadError`].
+    pub async fn unload(&self, name: &str) -> Result<(), UnloadError> {
+        let (reply, answer) = oneshot::channel();
+        let name = name.to_owned();
+        let sent = self.orders.send(Order::Unload { name, reply }).await;
+        sent.map_err(|_| UnloadError::Stopped)?;
+        answer.await.unwrap_or(Err(UnloadError::Stopped))
+    }
+
+    /// The model of this name.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
-        self.shared.catalogue.get()?.by_name(name).cloned()
+        self.shared.catalogue.load().by_name(name).cloned()
     }
 
-    /// Every model, by id; empty until [`Inference::loaded`].
-    pub fn models(&self) -> &[Arc<Model>] {
-        self.shared
-            .catalogue
-            .get()
-            .map_or(&[], |catalogue| catalogue.models())
+    /// The model of this id.
+    pub fn model_of(&self, id: ModelId) -> Option<Arc<Model>> {
+        self.shared.catalogue.load().get(id).cloned()
+    }
+
+    /// Every model, in the order in which they were loaded.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        let catalogue = self.shared.catalogue.load();
+        catalogue.models().cloned().collect()
     }
 
     /// What the node runs models on.
@@ -174,7 +196,7 @@ impl Inference {
         answer.await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// Whether the engine runs and each model has a device that runs.
+    /// Whether the engine runs and a device lives; it may have no models.
     pub fn is_live(&self) -> bool {
         self.shared.live.load(Ordering::Acquire)
     }
@@ -190,10 +212,8 @@ impl Inference {
     }
 
     fn check(&self, model: ModelId, given: Vec<NamedTensor>) -> Result<Inputs, Error> {
-        let catalogue = self.shared.catalogue.get();
-        let Some(model) = catalogue.and_then(|catalogue| catalogue.get(model)) else {
-            return Err(Error::Invalid(format!("model {} is not loaded", model.0)));
-        };
+        let catalogue = self.shared.catalogue.load();
+        let model = catalogue.get(model).ok_or(Error::NotLoaded)?;
         let checked = Inputs::check(model, given, self.shared.config.tensor_bytes_max);
         let limit = match &checked {
             Err(Error::TooManyRows { .. }) => "rows_max",

@@ -7,6 +7,7 @@
 
 pub mod plan;
 
+mod check;
 mod config;
 mod cost;
 mod device;
@@ -27,13 +28,14 @@ mod worker;
 #[path = "../tests/all/support/seed.rs"]
 mod seed;
 
+pub use check::{CheckError, CheckLimits, DryRun, ModelReport, check_model};
 pub use config::{Config, ConfigError};
 pub use device::{
     AnyDevice, Compute, CpuDevice, Device, DeviceGone, DeviceInfo, Fault, Payload, SimConfig,
     SimDevice,
 };
 pub use engine::{Engine, start_thread};
-pub use error::{Error, LoadError};
+pub use error::{Error, LoadError, UnloadError};
 pub use fair_queue::FairQueue;
 pub use handle::Inference;
 pub use models::Model;

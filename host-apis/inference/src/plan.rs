@@ -13,11 +13,17 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
-/// What a device is told.
+/// What a device is told. At most one [`Command::Load`] or [`Command::Unload`] is unanswered at a time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Make `model` ready to run; the payload holds its file. Answered by [`Event::Loaded`].
     Load {
+        /// The model.
+        model: ModelId,
+    },
+    /// Let go of `model` and free what it takes. Sent when no plan of it is in flight. Answered by [`Event::Unloaded`], also
+    /// where it was not loaded.
+    Unload {
         /// The model.
         model: ModelId,
     },
@@ -46,6 +52,11 @@ pub enum Event {
         model: ModelId,
         /// What it takes and gives, or why it cannot be loaded (for the operator's eyes).
         result: Result<ModelSpec, String>,
+    },
+    /// The answer to [`Command::Unload`].
+    Unloaded {
+        /// The model.
+        model: ModelId,
     },
     /// The answer to [`Command::Submit`].
     Outcome {

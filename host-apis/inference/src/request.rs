@@ -77,6 +77,13 @@ impl Port {
                 .zip(dims)
                 .all(|(expected, given)| expected.map_or(*given > 0, |size| size == *given))
     }
+
+    /// Its dimensions in words: `[?, 3]`.
+    pub(crate) fn shape(&self) -> String {
+        let size = |dim: &Option<u32>| dim.map_or("?".to_owned(), |size| size.to_string());
+        let sizes: Vec<String> = self.dims.iter().map(size).collect();
+        format!("[{}]", sizes.join(", "))
+    }
 }
 
 /// What a loaded model takes and gives.

@@ -87,12 +87,18 @@ struct Retry {
     suspect: Suspect,
 }
 
+impl Retry {
+    fn is_of(&self, model: ModelId) -> bool {
+        self.entries.iter().any(|entry| entry.model == model)
+    }
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
-    /// By [`ModelId`].
-    queues: Vec<ModelQueue>,
+    queues: BTreeMap<ModelId, ModelQueue>,
+    /// Of models that are here.
     retries: VecDeque<Retry>,
     devices: Vec<DeviceSlots>,
     loads: Loads,
@@ -104,12 +110,11 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// For models that take so many rows each (`rows_max[ModelId]`, 1 where a model cannot be batched) and so many devices,
-    /// each of which holds every model.
-    pub(crate) fn new(limits: Limits, rows_max: &[u32], devices: usize) -> Self {
+    /// For so many devices, each of which holds every model.
+    pub(crate) fn new(limits: Limits, devices: usize) -> Self {
         Self {
             limits,
-            queues: rows_max.iter().map(|rows| ModelQueue::new(*rows)).collect(),
+            queues: BTreeMap::new(),
             retries: VecDeque::new(),
             devices: (0..devices).map(|_| DeviceSlots::default()).collect(),
             loads: Loads::default(),
@@ -119,7 +124,43 @@ impl Scheduler {
         }
     }
 
-    /// Queues a request behind the others of its tenant and model.
+    /// A model has come, on every device: batches of at most so many rows, 1 if it cannot be batched.
+    pub(crate) fn add_model(&mut self, model: ModelId, rows_max: u32) {
+        let before = self.queues.insert(model, ModelQueue::new(rows_max));
+        assert!(before.is_none(), "the id of a model is used once");
+    }
+
+    /// A model goes: no run of it begins any more. Gives back the requests that were queued or waited to run again; what is
+    /// on a device ends there (see [`Scheduler::is_running`]), and is not run again if it fails.
+    pub(crate) fn remove_model(&mut self, model: ModelId) -> Vec<RequestId> {
+        let mut entries = Vec::new();
+        if let Some(mut queue) = self.queues.remove(&model) {
+            while let Some(entry) = queue.pop(None) {
+                self.loads.release(&entry);
+                entries.push(entry);
+            }
+        }
+        let retries = std::mem::take(&mut self.retries).into_iter();
+        let (gone, kept): (VecDeque<Retry>, _) = retries.partition(|retry| retry.is_of(model));
+        self.retries = kept;
+        entries.extend(gone.into_iter().flat_map(|retry| retry.entries));
+        for device in &mut self.devices {
+            device.costs.forget(model);
+        }
+        self.give_back(entries)
+    }
+
+    /// Whether requests of this model can be queued.
+    pub(crate) fn has_model(&self, model: ModelId) -> bool {
+        self.queues.contains_key(&model)
+    }
+
+    /// Whether a run of this model is on a device.
+    pub(crate) fn is_running(&self, model: ModelId) -> bool {
+        self.devices.iter().any(|device| device.is_running(model))
+    }
+
+    /// Queues a request behind the others of its tenant and model, which is here.
     ///
     /// # Errors
     /// The tenant's queue is full.
@@ -127,7 +168,7 @@ impl Scheduler {
         self.loads.admit(&entry, &self.limits)?;
         self.deadlines
             .insert((entry.deadline, entry.id), (entry.model, entry.tenant));
-        self.queues[entry.model.0 as usize].push(entry);
+        self.queue(entry.model).push(entry);
         Ok(())
     }
 
@@ -172,7 +213,10 @@ impl Scheduler {
         let slots = &mut self.devices[device];
         let batch = slots.remove(now, ticket)?;
         let rows = batch.rows();
-        slots.costs.observe(batch.model, rows, device_ns);
+        // What a model cost that has gone meanwhile would be remembered for ever.
+        if self.queues.contains_key(&batch.model) {
+            slots.costs.observe(batch.model, rows, device_ns);
+        }
         let row_ns = device_ns / u64::from(rows.max(1));
         self.row_ns = Some(
             self.row_ns
@@ -184,41 +228,33 @@ impl Scheduler {
         Some(batch)
     }
 
-    /// A run failed. Its halves run again; a request that ran alone is the culprit and is given back.
-    pub(crate) fn fail(
-        &mut self,
-        now: Instant,
-        device: usize,
-        ticket: Ticket,
-    ) -> Option<RequestId> {
-        let Batch {
-            mut entries,
-            suspect,
-            ..
-        } = self.devices[device].remove(now, ticket)?;
-        if let [culprit] = entries.as_slice() {
-            self.deadlines.remove(&(culprit.deadline, culprit.id));
-            return Some(culprit.id);
+    /// A run failed. Its halves run again. Given back are those that do not: a request that ran alone, which is the culprit,
+    /// and all of a model that has gone.
+    pub(crate) fn fail(&mut self, now: Instant, device: usize, ticket: Ticket) -> Vec<RequestId> {
+        let Some(batch) = self.devices[device].remove(now, ticket) else {
+            return Vec::new();
+        };
+        let (mut entries, suspect) = (batch.entries, batch.suspect);
+        if entries.len() == 1 || !self.has_model(batch.model) {
+            return self.give_back(entries);
         }
         let second = entries.split_off(entries.len() / 2);
         for entries in [second, entries] {
             self.retries.push_front(Retry { entries, suspect });
         }
-        None
+        Vec::new()
     }
 
-    /// A device is gone. What it held runs again one by one elsewhere; a request that was running alone because a device
-    /// had died before is the poison and is given back.
-    pub(crate) fn die(&mut self, device: usize) -> Option<RequestId> {
-        let mut poison = None;
+    /// A device is gone. What it held runs again one by one elsewhere. Given back are those that do not: a request that was
+    /// running alone because a device had died before, which is the poison, and all of a model that has gone.
+    pub(crate) fn die(&mut self, device: usize) -> Vec<RequestId> {
+        let mut given_back = Vec::new();
         for batch in self.devices[device].close().into_iter().rev() {
             let was_running = batch.has_begun();
-            if was_running
-                && batch.suspect == Suspect::OfADeath
-                && let [culprit] = batch.entries.as_slice()
-            {
-                self.deadlines.remove(&(culprit.deadline, culprit.id));
-                poison = Some(culprit.id);
+            let is_poison =
+                was_running && batch.suspect == Suspect::OfADeath && batch.entries.len() == 1;
+            if is_poison || !self.has_model(batch.model) {
+                given_back.extend(self.give_back(batch.entries));
                 continue;
             }
             let suspect = if was_running {
@@ -231,7 +267,7 @@ impl Scheduler {
                 self.retries.push_front(Retry { entries, suspect });
             }
         }
-        poison
+        given_back
     }
 
     /// Takes out every request whose deadline has passed, wherever it is. One that is on a device goes on running there,
@@ -247,7 +283,11 @@ impl Scheduler {
             queues.insert(queue);
         }
         for (model, tenant) in queues {
-            for entry in self.queues[model.0 as usize].expire(tenant, now) {
+            // A request on a device may outlive its model's queue.
+            let Some(queue) = self.queues.get_mut(&model) else {
+                continue;
+            };
+            for entry in queue.expire(tenant, now) {
                 self.loads.release(&entry);
             }
         }
@@ -288,14 +328,14 @@ impl Scheduler {
     /// else the instant from which the first of them may. A full batch of any model opens a second slot for all: else the
     /// full batches of a flood would take every slot before a small one's time has come.
     fn soonest(&self, now: Instant, device: usize) -> Soonest {
-        let opens = if self.queues.iter().any(ModelQueue::is_full) {
+        let opens = if self.queues.values().any(ModelQueue::is_full) {
             Some(now)
         } else {
             self.devices[device].opens(now)
         };
         let mut ready: Option<(u64, ModelId)> = None;
         let mut wake: Option<Instant> = None;
-        for (model, queue) in (0..).map(ModelId).zip(&self.queues) {
+        for (model, queue) in &self.queues {
             let Some(oldest) = queue.oldest() else {
                 continue;
             };
@@ -310,7 +350,7 @@ impl Scheduler {
                 wake = Some(wake.map_or(from, |wake| wake.min(from)));
                 continue;
             }
-            let candidate = (queue.last_run(), model);
+            let candidate = (queue.last_run(), *model);
             ready = Some(ready.map_or(candidate, |ready| ready.min(candidate)));
         }
         match (ready, wake) {
@@ -325,12 +365,12 @@ impl Scheduler {
     fn take(&mut self, model: ModelId, gone: &mut impl FnMut(RequestId) -> bool) -> Vec<Entry> {
         let mut batch: Vec<Entry> = Vec::new();
         let mut room = Room {
-            rows: self.queues[model.0 as usize].rows_max(),
+            rows: self.queue(model).rows_max(),
             bytes: self.limits.batch_bytes_max,
         };
         loop {
             let rest_of = batch.first().map(|first| (&first.shape, room));
-            let Some(entry) = self.queues[model.0 as usize].pop(rest_of) else {
+            let Some(entry) = self.queue(model).pop(rest_of) else {
                 return batch;
             };
             self.loads.release(&entry);
@@ -338,7 +378,7 @@ impl Scheduler {
                 self.deadlines.remove(&(entry.deadline, entry.id));
                 continue;
             }
-            self.queues[model.0 as usize].charge(entry.tenant, entry.rows);
+            self.queue(model).charge(entry.tenant, entry.rows);
             room.rows -= entry.rows;
             room.bytes = room.bytes.saturating_sub(entry.bytes);
             batch.push(entry);
@@ -368,7 +408,7 @@ impl Scheduler {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
         let model = entries[0].model;
-        self.queues[model.0 as usize].note_run(self.last_ticket);
+        self.queue(model).note_run(ticket.0);
         let run = Run {
             ticket,
             model,
@@ -381,6 +421,22 @@ impl Scheduler {
         };
         self.devices[device].start(now, Batch::new(now, ticket, entries, suspect));
         run
+    }
+
+    fn queue(&mut self, model: ModelId) -> &mut ModelQueue {
+        self.queues
+            .get_mut(&model)
+            .expect("a request that waits has its model")
+    }
+
+    /// Forgets these requests. Those whose deadline has passed have had their answer by [`Scheduler::expire`].
+    fn give_back(&mut self, entries: Vec<Entry>) -> Vec<RequestId> {
+        let mut unanswered = |entry: &Entry| self.deadlines.remove(&(entry.deadline, entry.id));
+        let ids = entries
+            .iter()
+            .filter(|entry| unanswered(entry).is_some())
+            .map(|entry| entry.id);
+        ids.collect()
     }
 }
 

@@ -5,12 +5,22 @@
 use crate::device::{Device, DeviceGone, Payload};
 use crate::models::Model;
 use crate::plan::{Command, Event, Rows, RowsDone, RunError, TensorRef, Ticket};
-use crate::request::{ModelId, ModelSource, ModelSpec};
+use crate::request::{ModelId, ModelSpec};
 use crate::tensor::{DType, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// What a worker is given. At most one load or unload is unanswered.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Run(Job),
+    /// Make a model ready to run; with its file.
+    Load(ModelId, Arc<[u8]>),
+    /// Let go of a model.
+    Unload(ModelId),
+}
 
 /// A batch to run.
 #[derive(Debug)]
@@ -26,8 +36,10 @@ pub(crate) struct Job {
 /// What a worker tells the engine. That it has ended, the engine sees by its task.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// What each model takes and gives, or the first that cannot be loaded and why.
-    Loaded(Result<Vec<ModelSpec>, (ModelId, String)>),
+    /// What the model takes and gives, or why it cannot be loaded.
+    Loaded(Result<ModelSpec, String>),
+    /// The model has been let go of.
+    Unloaded,
     /// A batch has ended.
     Ran {
         ticket: Ticket,
@@ -46,8 +58,15 @@ pub(crate) struct Ran {
 pub(crate) struct Worker<D> {
     pub(crate) index: usize,
     pub(crate) device: D,
-    pub(crate) jobs: mpsc::Receiver<Job>,
+    pub(crate) work: mpsc::Receiver<Work>,
     pub(crate) reports: mpsc::Sender<(usize, Report)>,
+}
+
+/// What the device has been told and has not answered.
+#[derive(Default)]
+struct Asked {
+    runs: HashMap<Ticket, Expected>,
+    change: Option<Change>,
 }
 
 /// What is remembered of a batch until its outcome.
@@ -57,21 +76,16 @@ struct Expected {
     rows: Vec<u32>,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    Load(ModelId),
+    Unload(ModelId),
+}
+
 impl<D: Device> Worker<D> {
-    /// Loads every model, then runs what comes. Ends when the engine is gone or the device is.
-    pub(crate) async fn run(mut self, sources: Arc<[ModelSource]>) {
-        let Some(loaded) = self.load(&sources).await else {
-            return;
-        };
-        let failed = loaded.is_err();
-        let sent = self
-            .reports
-            .send((self.index, Report::Loaded(loaded)))
-            .await;
-        if failed || sent.is_err() {
-            return;
-        }
-        let mut expected: HashMap<Ticket, Expected> = HashMap::new();
+    /// Does what comes. Ends when the engine is gone or the device is.
+    pub(crate) async fn run(mut self) {
+        let mut asked = Asked::default();
         loop {
             // Both branches are cancel safe: the device's by its contract, the channel's by tokio's.
             tokio::select! {
@@ -80,18 +94,18 @@ impl<D: Device> Worker<D> {
                     let Some((event, payload)) = answer else {
                         return;
                     };
-                    let Some(report) = report(&mut expected, event, &payload) else {
+                    let Some(report) = asked.report(event, &payload) else {
                         continue;
                     };
                     if self.reports.send((self.index, report)).await.is_err() {
                         return;
                     }
                 }
-                job = self.jobs.recv() => {
-                    let Some(job) = job else {
+                work = self.work.recv() => {
+                    let Some(work) = work else {
                         return;
                     };
-                    if self.submit(&mut expected, job).is_err() {
+                    if self.tell(&mut asked, work).is_err() {
                         return;
                     }
                 }
@@ -99,35 +113,26 @@ impl<D: Device> Worker<D> {
         }
     }
 
-    /// `None` if the device is gone.
-    async fn load(
-        &mut self,
-        sources: &[ModelSource],
-    ) -> Option<Result<Vec<ModelSpec>, (ModelId, String)>> {
-        let mut specs = Vec::with_capacity(sources.len());
-        for (id, source) in (0..).map(ModelId).zip(sources) {
-            let file = Payload::Shared(Arc::clone(&source.onnx));
-            self.device.send(Command::Load { model: id }, file).ok()?;
-            match self.device.recv().await? {
-                (Event::Loaded { model, result }, _) if model == id => match result {
-                    Ok(spec) => specs.push(spec),
-                    Err(reason) => return Some(Err((id, reason))),
-                },
-                (other, _) => {
-                    return Some(Err((id, format!("the device answered {other:?}"))));
-                }
+    fn tell(&mut self, asked: &mut Asked, work: Work) -> Result<(), DeviceGone> {
+        let (command, payload) = match work {
+            Work::Run(job) => asked.submit(job),
+            Work::Load(model, file) => {
+                asked.change = Some(Change::Load(model));
+                (Command::Load { model }, Payload::Shared(file))
             }
-        }
-        Some(Ok(specs))
+            Work::Unload(model) => {
+                asked.change = Some(Change::Unload(model));
+                (Command::Unload { model }, Payload::empty())
+            }
+        };
+        self.device.send(command, payload)
     }
+}
 
-    fn submit(
-        &mut self,
-        expected: &mut HashMap<Ticket, Expected>,
-        job: Job,
-    ) -> Result<(), DeviceGone> {
+impl Asked {
+    fn submit(&mut self, job: Job) -> (Command, Payload) {
         let rows = job.requests.iter().map(|set| rows_of(&job.model, set));
-        expected.insert(
+        self.runs.insert(
             job.ticket,
             Expected {
                 rows: rows.collect(),
@@ -143,7 +148,51 @@ impl<D: Device> Worker<D> {
             },
             remaining: job.remaining,
         };
-        self.device.send(command, Payload::Owned(payload))
+        (command, Payload::Owned(payload))
+    }
+
+    /// What an answer means; `None` for one to nothing that was asked.
+    fn report(&mut self, event: Event, payload: &[u8]) -> Option<Report> {
+        match event {
+            Event::Loaded { model, result } => {
+                self.changed(Change::Load(model))?;
+                Some(Report::Loaded(result))
+            }
+            Event::Unloaded { model } => {
+                self.changed(Change::Unload(model))?;
+                Some(Report::Unloaded)
+            }
+            Event::Outcome { ticket, result } => self.outcome(ticket, result, payload),
+        }
+    }
+
+    fn changed(&mut self, change: Change) -> Option<Change> {
+        let asked = self.change.take_if(|asked| *asked == change);
+        if asked.is_none() {
+            tracing::warn!("a device answered a load or unload that nobody asked for");
+        }
+        asked
+    }
+
+    fn outcome(
+        &mut self,
+        ticket: Ticket,
+        result: Result<RowsDone, RunError>,
+        payload: &[u8],
+    ) -> Option<Report> {
+        let Some(expected) = self.runs.remove(&ticket) else {
+            tracing::warn!(
+                ticket = ticket.0,
+                "a device answered a run it was not given"
+            );
+            return None;
+        };
+        let result = result.and_then(|done| {
+            let device_ns = done.device_ns;
+            let outputs = scatter(&expected, &done, payload).map_err(RunError::Failed)?;
+            Ok(Ran { outputs, device_ns })
+        });
+        Some(Report::Ran { ticket, result })
     }
 }
 
@@ -177,31 +226,6 @@ fn gather(requests: &[Arc<[Tensor]>]) -> (Vec<Vec<TensorRef>>, Vec<u8>) {
         }
     }
     (refs, payload)
-}
-
-/// The engine's part of an answer; nothing for an answer to what was not asked.
-fn report(
-    expected: &mut HashMap<Ticket, Expected>,
-    event: Event,
-    payload: &[u8],
-) -> Option<Report> {
-    let Event::Outcome { ticket, result } = event else {
-        tracing::warn!("a device answered a load that nobody asked for");
-        return None;
-    };
-    let Some(expected) = expected.remove(&ticket) else {
-        tracing::warn!(
-            ticket = ticket.0,
-            "a device answered a run it was not given"
-        );
-        return None;
-    };
-    let result = result.and_then(|done| {
-        let device_ns = done.device_ns;
-        let outputs = scatter(&expected, &done, payload).map_err(RunError::Failed)?;
-        Ok(Ran { outputs, device_ns })
-    });
-    Some(Report::Ran { ticket, result })
 }
 
 /// Takes an answer apart. Every set must be complete, of the model's types and shapes, and have its request's rows.

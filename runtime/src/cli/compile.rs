@@ -1,6 +1,7 @@
 //! `shoal compile`: the compiler's process. Its complaint goes to stderr, where its parent reads it.
 
-use crate::sandbox::{ChildLimits, compile_child};
+use crate::child::ChildLimits;
+use crate::sandbox::compile_child;
 use std::path::PathBuf;
 
 /// Compiles one component.
@@ -10,12 +11,8 @@ pub(super) struct Compile {
     input: PathBuf,
     /// Where the compiled code goes
     output: PathBuf,
-    /// Address space this process may use
-    #[arg(long)]
-    memory_bytes: u64,
-    /// CPU time this process may use
-    #[arg(long)]
-    cpu_seconds: u64,
+    #[command(flatten)]
+    limits: ChildLimits,
     /// Whether memories will have 4 GiB of address space each
     #[arg(long, action = clap::ArgAction::Set)]
     reserve: bool,
@@ -23,10 +20,6 @@ pub(super) struct Compile {
 
 impl Compile {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let limits = ChildLimits {
-            memory_bytes: self.memory_bytes,
-            cpu_seconds: self.cpu_seconds,
-        };
-        compile_child(&self.input, &self.output, self.reserve, limits)
+        compile_child(&self.input, &self.output, self.reserve, self.limits)
     }
 }

@@ -1,6 +1,8 @@
 //! Bodies at the edge: what a client may send, and what an answer is made of.
 
 use super::record::Record;
+use super::service::without_our_keys;
+use crate::sandbox::messages::Failure;
 use crate::sandbox::{BodyError, GuestBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -100,13 +102,18 @@ impl Body for RequestBody {
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             None => return Poll::Ready(None),
         };
-        if let Some(data) = frame.data_ref() {
-            self.received += data.len() as u64;
-        }
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                let trailers = frame.into_trailers().map(without_our_keys);
+                return Poll::Ready(trailers.ok().map(|fields| Ok(Frame::trailers(fields))));
+            }
+        };
+        self.received += data.len() as u64;
         if self.received > self.limits.bytes_max {
             return self.refuse(BodyVerdict::TooLarge);
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -122,6 +129,8 @@ impl Body for RequestBody {
 pub(crate) enum AnswerBody {
     /// The node's own words.
     Own(Full<Bytes>),
+    /// The admin API's.
+    Api(axum::body::Body),
     /// A guest's, and the record that is written when it ends.
     Guest(GuestBody, Answering),
 }
@@ -147,6 +156,9 @@ impl Body for AnswerBody {
             AnswerBody::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
+            AnswerBody::Api(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|_| BodyError(Failure::Errored)),
             AnswerBody::Guest(body, Answering(record)) => {
                 let frame = Pin::new(&mut *body).poll_frame(cx);
                 match &frame {
@@ -164,6 +176,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             AnswerBody::Own(body) => body.is_end_stream(),
+            AnswerBody::Api(body) => body.is_end_stream(),
             AnswerBody::Guest(body, _) => body.is_end_stream(),
         }
     }
@@ -171,6 +184,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             AnswerBody::Own(body) => body.size_hint(),
+            AnswerBody::Api(body) => body.size_hint(),
             AnswerBody::Guest(body, _) => body.size_hint(),
         }
     }

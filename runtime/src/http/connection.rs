@@ -1,53 +1,116 @@
-//! One connection: its socket with a limit on how long a client may leave it unread, and HTTP/1.1 on top, with a timer.
+//! One connection, from its first byte to its last: which protocol it speaks, its limits, and its drain. Knows nothing of
+//! what is answered.
 
+use super::pace::Paced;
+use super::preface::{Opening, Protocol};
+use super::socket::{Socket, WriteDeadline};
+use super::streams::{Ended, Streams};
+use crate::config::Config;
 use crate::shutdown::Shutdown;
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::timeout;
 
 /// Bytes read ahead, and bytes written behind.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Streams that a client of HTTP/2 may lose to its own mistakes in the life of a connection, which is ended then.
+const STREAM_ERRORS_MAX: usize = 1_024;
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
-    pub(crate) header_timeout: Duration,
-    pub(crate) header_bytes_max: usize,
-    pub(crate) write_stall_max: Duration,
+    header_timeout: Duration,
+    header_bytes_max: usize,
+    write_stall_max: Duration,
+    streams_max: u32,
+    stream_window_bytes: u32,
+    connection_window_bytes: u32,
+    ping_interval: Duration,
+    ping_timeout: Duration,
 }
 
-/// Serves one connection until it ends, its client breaks a limit, or the node drains and the answer in flight is out.
-pub(crate) async fn serve<S, F>(
-    stream: TcpStream,
+impl ConnectionLimits {
+    /// Takes what it needs of the configuration.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            header_timeout: config.header_timeout,
+            header_bytes_max: config.header_bytes_max,
+            write_stall_max: config.write_stall_max,
+            streams_max: config.http2_streams_max,
+            stream_window_bytes: config.http2_stream_window_bytes,
+            connection_window_bytes: config.http2_connection_window_bytes,
+            ping_interval: config.http2_ping_interval,
+            ping_timeout: config.http2_ping_timeout,
+        }
+    }
+}
+
+/// Serves one connection until it ends, its client breaks a limit, or the node drains and the answers in flight are out.
+/// Cancelling it drops what is in flight.
+pub(crate) async fn serve<S, F, B>(
+    mut stream: TcpStream,
+    limits: ConnectionLimits,
+    mut shutdown: Shutdown,
+    respond: S,
+) -> Ended
+where
+    S: Fn(Request<Incoming>, WriteDeadline) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    // A failure here means a socket that is closed already: the read will say so.
+    let _ = stream.set_nodelay(true);
+    let mut opening = Opening::default();
+    let protocol = tokio::select! {
+        biased;
+        // A first request of HTTP/1.1 has its own time after this: twice as much only if it begins like the preface.
+        read = timeout(limits.header_timeout, opening.read(&mut stream)) => match read {
+            Ok(Ok(protocol)) => protocol,
+            Ok(Err(_)) | Err(_) => return Ended::default(),
+        },
+        // It knows best what to do with what has only begun.
+        () = shutdown.draining() => Protocol::Http1,
+    };
+    let deadline = WriteDeadline::default();
+    let socket = Socket::new(stream, opening, limits.write_stall_max, deadline.clone());
+    match protocol {
+        Protocol::Http1 => {
+            serve_http1(socket, limits, shutdown, |request| {
+                respond(request, deadline.clone())
+            })
+            .await;
+            Ended::default()
+        }
+        Protocol::Http2 => serve_http2(socket, limits, shutdown, respond).await,
+        Protocol::Neither => Ended::default(),
+    }
+}
+
+async fn serve_http1<S, F, B>(
+    socket: Socket,
     limits: ConnectionLimits,
     mut shutdown: Shutdown,
     respond: S,
 ) where
-    S: Fn(Request<Incoming>, WriteDeadline) -> F,
-    F: Future<Output = Response<super::body::AnswerBody>>,
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    // A failure here means a socket that is closed already: the read will say so.
-    let _ = stream.set_nodelay(true);
-    let deadline = WriteDeadline::default();
-    let io = TokioIo::new(Stalling::new(
-        stream,
-        limits.write_stall_max,
-        deadline.clone(),
-    ));
     let service = service_fn(|request| {
-        let response = respond(request, deadline.clone());
+        let response = respond(request);
         async { Ok::<_, Infallible>(response.await) }
     });
     let connection = http1::Builder::new()
@@ -57,7 +120,7 @@ pub(crate) async fn serve<S, F>(
         .max_buf_size(BUFFER_BYTES_MAX.max(2 * limits.header_bytes_max))
         // Not `pipeline_flush`: with unread bytes behind a bad request, it never writes the answer that says so.
         .keep_alive(true)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     tokio::select! {
         // What a client did wrong was answered; what the network did is no news.
@@ -67,127 +130,52 @@ pub(crate) async fn serve<S, F>(
     let _ = connection.await;
 }
 
-/// Until when the answer in progress may be written. A body that a full socket keeps from being polled cannot see its own
-/// deadline; the socket can.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct WriteDeadline(Arc<Mutex<Option<Instant>>>);
-
-impl WriteDeadline {
-    /// `None`: no limit but that of a stalled write.
-    pub(crate) fn set(&self, deadline: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+async fn serve_http2<S, F, B>(
+    socket: Socket,
+    limits: ConnectionLimits,
+    mut shutdown: Shutdown,
+    respond: S,
+) -> Ended
+where
+    S: Fn(Request<Incoming>, WriteDeadline) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut streams = Streams::new(limits.streams_max as usize, limits.write_stall_max);
+    let service = service_fn(|request| {
+        let (method, deadline) = (request.method().clone(), WriteDeadline::default());
+        let response = respond(request, deadline.clone());
+        async move { Ok::<_, Infallible>(Paced::answer(method, response, deadline).await) }
+    });
+    let connection = http2::Builder::new(streams.spawner())
+        .timer(TokioTimer::new())
+        // h2 takes lists below this size.
+        .max_header_list_size(
+            u32::try_from(limits.header_bytes_max.saturating_add(1)).unwrap_or(u32::MAX),
+        )
+        .max_concurrent_streams(limits.streams_max)
+        // Streams that are cancelled before anybody saw them: no more than there may be at once.
+        .max_pending_accept_reset_streams(limits.streams_max as usize)
+        .max_local_error_reset_streams(STREAM_ERRORS_MAX)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_send_buf_size(BUFFER_BYTES_MAX)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return streams.ended(),
+        () = streams.watch(limits.header_timeout) => {}
+        () = shutdown.draining() => {}
     }
-
-    fn get(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    // Says so, and ends once the streams in flight have; or without the client, if it does not let it.
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = streams.watch(limits.header_timeout) => {}
     }
-}
-
-/// Longest a closed connection is still read from. Closing a socket with unread bytes resets it, and the reset may overtake
-/// the answer: the one that says what was wrong.
-const LINGER_MAX: Duration = Duration::from_millis(500);
-
-/// A socket whose writes fail once the other side has not read for too long, and whose close lets the last answer arrive.
-struct Stalling {
-    stream: TcpStream,
-    stall_max: Duration,
-    deadline: WriteDeadline,
-    stalled: Option<Pin<Box<Sleep>>>,
-    lingering: Option<Pin<Box<Sleep>>>,
-}
-
-impl Stalling {
-    fn new(stream: TcpStream, stall_max: Duration, deadline: WriteDeadline) -> Self {
-        Self {
-            stream,
-            stall_max,
-            deadline,
-            stalled: None,
-            lingering: None,
-        }
-    }
-
-    /// Reads and drops what comes, until the other side closes too or the time is up.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bytes = [0; 4 << 10];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
-            }
-        }
-        self.lingering
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LINGER_MAX)))
-            .as_mut()
-            .poll(cx)
-    }
-
-    /// Passes a write's result on, or fails if writes have been pending for too long.
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let (stall_max, deadline) = (self.stall_max, &self.deadline);
-        let stalled = self.stalled.get_or_insert_with(|| {
-            let stalled_at = Instant::now() + stall_max;
-            let until = deadline.get().map_or(stalled_at, |at| at.min(stalled_at));
-            Box::pin(sleep_until(until))
-        });
-        match stalled.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncRead for Stalling {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Stalling {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.watch(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        }
-        self.poll_linger(cx).map(Ok)
-    }
+    streams.ended()
 }

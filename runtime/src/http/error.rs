@@ -4,7 +4,7 @@
 use crate::sandbox::messages::Failure;
 use crate::sandbox::{Busy, NAME_LEN_MAX};
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use serde_json::json;
 use std::time::Duration;
@@ -18,11 +18,23 @@ pub(crate) enum Error {
     /// No such function, or one the caller may not know of.
     #[error("no such function (projects and functions are 1 to {NAME_LEN_MAX} of a-z, 0-9 and -)")]
     UnknownFunction,
+    /// A function that is not public, and no key.
+    #[error("no API key: send `Authorization: Bearer <key>` with a key of the function's project")]
+    NoKey,
+    /// A key that nobody has.
+    #[error("API key is wrong or was revoked")]
+    WrongKey,
+    /// An admin key where a project pays.
+    #[error("an admin key calls no functions: use a key of the function's project")]
+    AdminKey,
+    /// A project's key where only the operator may look.
+    #[error("this needs an admin key")]
+    NotAdmin,
     /// A path of the node's own with a method it does not have.
     #[error("method is not allowed here, only {allowed}")]
     Method { allowed: &'static str },
-    /// An HTTP/1.1 request without a host, or with several.
-    #[error("request must have one host header")]
+    /// A request without a host, or with several.
+    #[error("request must be for one host (a host header; in HTTP/2 :authority)")]
     Host,
     /// A body that says it is too long, or turned out to be.
     #[error("request body is larger than {limit} bytes (body_bytes_max)")]
@@ -63,13 +75,66 @@ impl std::fmt::Display for BusyWith {
     }
 }
 
-/// Type, code and status of an error, and when to try again.
-struct Shape {
-    status: StatusCode,
-    kind: &'static str,
-    code: &'static str,
-    param: Option<&'static str>,
-    retry_after: Option<Duration>,
+/// Status, type, code and field of an error, and when to try again.
+pub(crate) struct ErrorShape {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: &'static str,
+    pub(crate) code: &'static str,
+    pub(crate) param: Option<&'static str>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl ErrorShape {
+    /// Whoever asked has to ask otherwise.
+    pub(crate) fn wrong(
+        status: StatusCode,
+        code: &'static str,
+        param: Option<&'static str>,
+    ) -> Self {
+        Self {
+            status,
+            kind: "invalid_request_error",
+            code,
+            param,
+            retry_after: None,
+        }
+    }
+
+    /// The node or the function could not.
+    pub(crate) fn server(
+        status: StatusCode,
+        code: &'static str,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        Self {
+            status,
+            kind: "server_error",
+            code,
+            param: None,
+            retry_after,
+        }
+    }
+
+    /// The whole answer.
+    pub(crate) fn response(&self, message: &str) -> Response<Bytes> {
+        let body = json!({"error": {
+            "message": message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }});
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
 }
 
 const SOON: Option<Duration> = Some(Duration::from_secs(1));
@@ -86,34 +151,38 @@ impl Error {
             }
             Error::Guest(Failure::Deadline) => Some("invocation_timeout"),
             Error::Guest(Failure::CpuLimit) => Some("guest_cpu_max"),
+            Error::Guest(Failure::CompilesBusy) => Some("tenant_compiles_max"),
             Error::UnknownPath
             | Error::UnknownFunction
+            | Error::NoKey
+            | Error::WrongKey
+            | Error::AdminKey
+            | Error::NotAdmin
             | Error::Method { .. }
             | Error::Host
             | Error::Draining
             | Error::NotReady
-            | Error::Guest(Failure::Trap | Failure::NoResponse | Failure::Errored) => None,
+            | Error::Guest(
+                Failure::Trap | Failure::NoResponse | Failure::Errored | Failure::Unavailable,
+            ) => None,
         }
     }
 
-    fn shape(&self) -> Shape {
-        let wrong = |status, code, param| Shape {
-            status,
-            kind: "invalid_request_error",
-            code,
-            param,
-            retry_after: None,
-        };
-        let server = |status, code, retry_after| Shape {
-            status,
-            kind: "server_error",
-            code,
-            param: None,
-            retry_after,
+    /// What of it goes on the wire.
+    pub(crate) fn shape(&self) -> ErrorShape {
+        let (wrong, server) = (ErrorShape::wrong, ErrorShape::server);
+        let limited = |code| ErrorShape {
+            kind: "rate_limit_error",
+            retry_after: SOON,
+            ..wrong(StatusCode::TOO_MANY_REQUESTS, code, None)
         };
         match self {
             Error::UnknownPath => wrong(StatusCode::NOT_FOUND, "unknown_path", None),
             Error::UnknownFunction => wrong(StatusCode::NOT_FOUND, "function_not_found", None),
+            Error::NoKey => wrong(StatusCode::UNAUTHORIZED, "missing_api_key", None),
+            Error::WrongKey => wrong(StatusCode::UNAUTHORIZED, "invalid_api_key", None),
+            Error::AdminKey => wrong(StatusCode::FORBIDDEN, "project_key_required", None),
+            Error::NotAdmin => wrong(StatusCode::FORBIDDEN, "admin_key_required", None),
             Error::Method { .. } => {
                 wrong(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None)
             }
@@ -126,13 +195,7 @@ impl Error {
             Error::BodyTooSlow { .. } => {
                 wrong(StatusCode::REQUEST_TIMEOUT, "body_too_slow", Some("body"))
             }
-            Error::Busy(BusyWith(Busy::Tenant { .. })) => Shape {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                kind: "rate_limit_error",
-                code: "concurrency_limit",
-                param: None,
-                retry_after: SOON,
-            },
+            Error::Busy(BusyWith(Busy::Tenant { .. })) => limited("concurrency_limit"),
             Error::Busy(BusyWith(Busy::Node { .. })) => {
                 server(StatusCode::SERVICE_UNAVAILABLE, "node_busy", SOON)
             }
@@ -146,6 +209,11 @@ impl Error {
                     Failure::NoResponse => (StatusCode::BAD_GATEWAY, "function_no_answer", None),
                     Failure::Errored => (StatusCode::BAD_GATEWAY, "function_errored", None),
                     Failure::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "node_busy", SOON),
+                    Failure::Unavailable => {
+                        let code = "component_unavailable";
+                        (StatusCode::SERVICE_UNAVAILABLE, code, SOON)
+                    }
+                    Failure::CompilesBusy => return limited("compile_limit"),
                 };
                 server(status, code, retry)
             }
@@ -159,21 +227,9 @@ impl Error {
 
     /// The whole answer.
     pub(crate) fn into_response(self) -> Response<Bytes> {
-        let shape = self.shape();
-        let body = json!({"error": {
-            "message": self.to_string(),
-            "type": shape.kind,
-            "param": shape.param,
-            "code": shape.code,
-        }});
-        let mut response = Response::new(Bytes::from(body.to_string()));
-        *response.status_mut() = shape.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(after) = shape.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
-        }
+        let mut response = self.shape().response(&self.to_string());
         if let Error::Method { allowed } = self {
+            let headers = response.headers_mut();
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
         response
@@ -184,13 +240,15 @@ impl Error {
 mod tests {
     use super::*;
 
-    const GUEST: [(Failure, u16); 6] = [
+    const GUEST: [(Failure, u16); 8] = [
         (Failure::Trap, 500),
         (Failure::Deadline, 504),
         (Failure::CpuLimit, 504),
         (Failure::NoResponse, 502),
         (Failure::Errored, 502),
         (Failure::Exhausted, 503),
+        (Failure::Unavailable, 503),
+        (Failure::CompilesBusy, 429),
     ];
 
     #[test]
@@ -199,6 +257,10 @@ mod tests {
         let mut all = vec![
             (Error::UnknownPath, 404),
             (Error::UnknownFunction, 404),
+            (Error::NoKey, 401),
+            (Error::WrongKey, 401),
+            (Error::AdminKey, 403),
+            (Error::NotAdmin, 403),
             (Error::Method { allowed: "GET" }, 405),
             (Error::Host, 400),
             (Error::BodyTooLarge { limit: 7 }, 413),

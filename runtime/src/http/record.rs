@@ -171,6 +171,8 @@ impl Record {
             Failure::NoResponse => 5,
             Failure::Errored => 6,
             Failure::Exhausted => 7,
+            Failure::Unavailable => 8,
+            Failure::CompilesBusy => 9,
         };
         self.outcome.store(code, Relaxed);
     }
@@ -189,6 +191,8 @@ impl Record {
             5 => "no_response",
             6 => "errored",
             7 => "exhausted",
+            8 => "unavailable",
+            9 => "compiles_busy",
             _ => "client_gone",
         }
     }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 /// Wait before accepting again after the operating system refused, for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Accepts until the node drains, then waits until every connection has ended or the node is to stop.
+/// Accepts for so many threads until the node drains, then waits until every connection has ended or the node is to stop.
 ///
 /// # Errors
 /// If the socket threads cannot be started.
@@ -29,9 +29,10 @@ pub(crate) async fn run(
     listener: TcpListener,
     service: Arc<Service>,
     config: &Config,
+    threads: usize,
     mut shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let threads = SocketThreads::start(&service, config, &shutdown)?;
+    let threads = SocketThreads::start(&service, config, threads, &shutdown)?;
     let room = Arc::new(Semaphore::new(config.connections_max));
     let addresses = Addresses::new(config.connections_per_address_max);
     loop {
@@ -152,14 +153,11 @@ impl SocketThreads {
     fn start(
         service: &Arc<Service>,
         config: &Config,
+        threads: usize,
         shutdown: &Shutdown,
     ) -> std::io::Result<Self> {
-        let limits = ConnectionLimits {
-            header_timeout: config.header_timeout,
-            header_bytes_max: config.header_bytes_max,
-            write_stall_max: config.write_stall_max,
-        };
-        let threads = (0..config.socket_threads)
+        let limits = ConnectionLimits::new(config);
+        let threads = (0..threads)
             .map(|n| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -251,7 +249,7 @@ async fn connections(
     }
 }
 
-/// A panic ends one connection, and is counted.
+/// A panic ends one connection (in HTTP/2, one stream), and is counted.
 fn note(ended: &Result<(), tokio::task::JoinError>, service: &Service) {
     if ended.as_ref().is_err_and(|error| error.is_panic()) {
         service.metrics.panicked();
@@ -274,7 +272,13 @@ async fn connection(
             let service = service.clone();
             async move { service.respond(request, &deadline).await }
         };
-        serve(stream, limits, shutdown, respond).await;
+        let ended = serve(stream, limits, shutdown, respond).await;
+        if ended.flooded {
+            service.metrics.refused("http2_streams_max");
+        }
+        for _ in 0..ended.panics {
+            service.metrics.panicked();
+        }
     }
     drop((permits, counted));
 }

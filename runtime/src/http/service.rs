@@ -1,18 +1,24 @@
 //! One request to one answer: route, admit, invoke, and put the platform's own headers on what comes back.
 
+use super::access::admit;
 use super::body::{AnswerBody, Answering, BodyLimits, BodyVerdict, RequestBody};
-use super::connection::WriteDeadline;
 use super::error::{BusyWith, Error};
+use super::head::{authority, join_cookies};
+use super::origin::confine;
 use super::record::Record;
-use super::router::{Route, route};
+use super::router::{Role, Route, route};
+use super::socket::WriteDeadline;
+use crate::api::Api;
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::sandbox::messages::{Failure, Start};
-use crate::sandbox::{Answer, Busy, Function, GuestBody, Registry, Runner};
+use crate::sandbox::{Answer, Bound, Busy, Function, GuestBody, LogWriter, Registry, Runner};
 use crate::shutdown::{Phase, Shutdown};
+use crate::tenancy::{Directory, KEY_PREFIX};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,24 +32,30 @@ use tokio::time::Instant;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How keys of ours begin.
-const KEY_PREFIX: &str = "sk-shoal-";
 
-/// What all connections share.
+/// What all connections of a listener share.
+#[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) runner: Arc<Runner>,
-    pub(crate) registry: Registry,
+    /// What this listener is for.
+    pub(crate) role: Role,
+    pub(crate) api: Api,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) inference: Inference,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) shutdown: Shutdown,
+    /// Functions have hosts below it.
+    pub(crate) domain: String,
     pub(crate) body: BodyLimits,
     pub(crate) invocation_timeout: Duration,
-    pub(crate) ids: RequestIds,
+    pub(crate) ids: Arc<RequestIds>,
 }
 
 /// What a request names.
 struct Target {
-    function: Option<Arc<Function>>,
+    function: Arc<Function>,
+    host: Authority,
     uri: Uri,
 }
 
@@ -79,38 +91,69 @@ impl Service {
     ) -> Response<AnswerBody> {
         deadline.set(None);
         let request_id = self.ids.next();
-        let route = route(request.uri().path());
-        let label = match route {
-            Route::Function { .. } => "function",
-            Route::Health => "healthz",
-            Route::Ready => "readyz",
-            Route::Metrics => "metrics",
-            Route::Unknown => "unknown",
+        let (answered, label) = match authority(&request) {
+            Ok(host) => self.route(request, host, &request_id, deadline).await,
+            Err(error) => (Err(error), "unknown"),
         };
-        let answered = match route {
-            Route::Function { key, rest } => {
-                let target = Target {
-                    function: self.registry.get(key),
-                    uri: guest_uri(rest, request.uri().query()),
-                };
-                self.invoke(request, target, &request_id, deadline).await
-            }
-            Route::Health => reading(&request, || Ok(text("ok\n"))),
-            Route::Ready => reading(&request, || self.ready()),
-            Route::Metrics => reading(&request, || Ok(page(self.metrics.page()))),
-            Route::Unknown => Err(Error::UnknownPath),
-        };
-        let mut response = answered.unwrap_or_else(|error| {
-            if let Some(limit) = error.limit() {
-                self.metrics.refused(limit);
-            }
-            error
-                .into_response()
-                .map(|body| AnswerBody::Own(Full::new(body)))
-        });
+        let mut response = answered.unwrap_or_else(|error| self.refuse(error));
         response.headers_mut().insert(REQUEST_ID, request_id);
         self.metrics.request(label, response.status().as_u16());
         response
+    }
+
+    /// What the request names does the answering; the name of its route, for the counter, comes along.
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        host: Authority,
+        request_id: &HeaderValue,
+        deadline: &WriteDeadline,
+    ) -> (Result<Response<AnswerBody>, Error>, &'static str) {
+        match route(self.role, host.host(), request.uri().path(), &self.domain) {
+            Route::Function { key, rest, origin } => {
+                let key = key.into_owned();
+                let uri = guest_uri(rest, request.uri().query());
+                let answered = match admit(&self.directory, &self.registry, &key, request.headers())
+                {
+                    Ok(function) => {
+                        let target = Target {
+                            function,
+                            host,
+                            uri,
+                        };
+                        self.invoke(request, target, request_id, deadline).await
+                    }
+                    Err(error) => Err(error),
+                };
+                let mut response = answered.unwrap_or_else(|error| self.refuse(error));
+                confine(response.headers_mut(), origin, &key);
+                (Ok(response), "function")
+            }
+            Route::Health => (reading(&request, || Ok(text("ok\n"))), "healthz"),
+            Route::Ready => (reading(&request, || self.ready()), "readyz"),
+            Route::Metrics => {
+                let answered = reading(&request, || {
+                    self.api.admin(request.headers())?;
+                    Ok(page(self.metrics.page()))
+                });
+                (answered, "metrics")
+            }
+            Route::Admin => {
+                let answered = self.api.call(request.map(axum::body::Body::new)).await;
+                (Ok(answered.map(AnswerBody::Api)), "api")
+            }
+            Route::Unknown => (Err(Error::UnknownPath), "unknown"),
+        }
+    }
+
+    /// The one place where a failure becomes an answer.
+    fn refuse(&self, error: Error) -> Response<AnswerBody> {
+        if let Some(limit) = error.limit() {
+            self.metrics.refused(limit);
+        }
+        error
+            .into_response()
+            .map(|body| AnswerBody::Own(Full::new(body)))
     }
 
     fn ready(&self) -> Result<Response<AnswerBody>, Error> {
@@ -136,14 +179,14 @@ impl Service {
         let began = Instant::now();
         let deadline = began + self.invocation_timeout;
         write.set(Some(deadline));
-        let function = target.function.ok_or(Error::UnknownFunction)?;
+        let function = target.function;
         let (parts, body) = request.into_parts();
         let start = Start {
             invocation: self.runner.next_id(),
             component: function.component,
             method: parts.method,
             uri: target.uri,
-            headers: self.guest_headers(parts.headers, parts.version)?,
+            headers: self.guest_headers(parts.headers, &target.host)?,
             remaining: self.invocation_timeout,
         };
         let record = Record::new(
@@ -153,16 +196,20 @@ impl Service {
             self.metrics.clone(),
         );
         let answering = Answering(record.clone());
-        let host = Arc::new(Host {
-            function: function.clone(),
-            inference: self.inference.clone(),
-            deadline,
-            record: record.clone(),
-        });
+        let bound = Bound {
+            host: Arc::new(Host {
+                function: function.clone(),
+                inference: self.inference.clone(),
+                deadline,
+                record: record.clone(),
+            }),
+            log: LogWriter::new(function.log.clone(), function.component, request_id.clone()),
+            account: record.clone(),
+        };
         let body = RequestBody::new(body, self.body, record.clone());
         let invocation = self
             .runner
-            .invoke(function, start, body, host, record.clone())
+            .invoke(function, start, body, bound)
             .map_err(|busy: Busy| Error::Busy(BusyWith(busy)));
         let answered = match invocation {
             Ok(invocation) => {
@@ -219,15 +266,10 @@ impl Service {
     }
 
     /// What a guest sees of a request's headers: no key of ours, and always a host.
-    fn guest_headers(&self, mut headers: HeaderMap, version: Version) -> Result<HeaderMap, Error> {
-        let mut hosts = headers.get_all(HOST).iter();
-        match (hosts.next(), hosts.next(), version) {
-            (Some(host), None, _) if is_authority(host) => {}
-            (None, _, Version::HTTP_10 | Version::HTTP_09) => {
-                headers.insert(HOST, HeaderValue::from_static("localhost"));
-            }
-            _ => return Err(Error::Host),
-        }
+    fn guest_headers(&self, mut headers: HeaderMap, host: &Authority) -> Result<HeaderMap, Error> {
+        let host = HeaderValue::from_str(host.as_str()).map_err(|_| Error::Host)?;
+        headers.insert(HOST, host);
+        join_cookies(&mut headers);
         let length = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -236,21 +278,21 @@ impl Service {
                 limit: self.body.bytes_max,
             });
         }
-        // However it was sent: as a bearer, in a header of somebody's own, in a cookie.
-        if headers.values().any(holds_our_key) {
-            headers = headers
-                .iter()
-                .filter(|(_, value)| !holds_our_key(value))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
-        }
-        Ok(headers)
+        Ok(without_our_keys(headers))
     }
 }
 
-fn is_authority(host: &HeaderValue) -> bool {
-    host.to_str()
-        .is_ok_and(|host| host.parse::<http::uri::Authority>().is_ok())
+/// The fields of a request without those that hold a key of ours, however it was sent: as a bearer, in a header of
+/// somebody's own, in a cookie, in a trailer.
+pub(super) fn without_our_keys(fields: HeaderMap) -> HeaderMap {
+    if !fields.values().any(holds_our_key) {
+        return fields;
+    }
+    fields
+        .iter()
+        .filter(|(_, value)| !holds_our_key(value))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn holds_our_key(value: &HeaderValue) -> bool {

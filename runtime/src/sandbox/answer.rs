@@ -3,7 +3,7 @@
 use super::invoke::Invocation;
 use super::messages::Failure;
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
@@ -51,6 +51,9 @@ impl Answer {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         let body = match collected {
+            Poll::Ready(Ok(_)) if matches!(length, Length::NoBody) => {
+                GuestBody::Whole(Full::default())
+            }
             Poll::Ready(Ok(body)) if body.trailers().is_none() => {
                 let bytes = body.to_bytes();
                 // hyper trusts the guest's content-length: a wrong one would make the next answer part of this body.
@@ -86,14 +89,20 @@ pub(super) enum Length {
 
 impl Length {
     /// What the head of `response` says; `bodiless` where the request asked for a head only.
+    ///
+    /// A length of an answer that announces trailers is not passed on: in HTTP/1.1 none can follow a body that has one.
     pub(super) fn of(
-        response: &Response<HyperOutgoingBody>,
+        response: &mut Response<HyperOutgoingBody>,
         bodiless: bool,
     ) -> Result<Self, Failure> {
         let announced = content_length(response)?;
         let status = response.status();
         if bodiless || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
             return Ok(Length::NoBody);
+        }
+        if response.headers().contains_key(TRAILER) {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            return Ok(Length::Unknown);
         }
         Ok(announced.map_or(Length::Unknown, Length::Exactly))
     }
@@ -182,6 +191,10 @@ impl Streamed {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(bytes));
+                if frame.is_trailers() {
+                    // Nothing follows them, and whoever reads this does not ask again.
+                    self.left = Some(0);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => Poll::Ready(Some(Err(Failure::Errored.into()))),

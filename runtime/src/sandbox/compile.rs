@@ -1,26 +1,19 @@
 //! Compiling what tenants send: in a child process with limits on CPU, memory and wall time, because a small module can
-//! cost a compiler minutes and gigabytes. The gateway only maps the file the child wrote.
+//! cost a compiler minutes and gigabytes. The gateway only takes the file the child wrote.
 //!
 //! [`compile`] is the parent's side, [`child`] what `shoal compile` does.
 
 use super::engine::{Allocator, Sandbox, tunables};
+use crate::child::{self, ChildLimits, Failure};
 use crate::config::Config;
 use anyhow::{Context as _, bail};
-use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use bytes::Bytes;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
+use tempfile::TempDir;
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
-/// Niceness of the child: requests come first.
-const NICE: i32 = 19;
-/// What is read of a child's complaint.
-const COMPLAINT_BYTES_MAX: u64 = 4 << 10;
 /// How a component starts: the wasm magic, then version 13, layer 1.
 const COMPONENT_MAGIC: [u8; 8] = [0x00, 0x61, 0x73, 0x6d, 0x0d, 0x00, 0x01, 0x00];
 
@@ -59,20 +52,31 @@ pub enum CompileError {
     /// The component imports something this node does not have, or exports no HTTP handler.
     #[error("component does not fit the function contract: {0}")]
     Contract(String),
+    /// The tenant has as many components compiled, or waiting for it, as it may.
+    #[error(
+        "project has {limit} components compiling or waiting, the most it may (tenant_compiles_max)"
+    )]
+    Busy {
+        /// The configured limit.
+        limit: usize,
+    },
     /// The node's fault.
     #[error("compiler could not be run")]
     Host(#[source] anyhow::Error),
 }
 
-/// Compiles `wasm` in a child process and maps the result. Cancel safe: the child is killed with the future.
+/// What the compiler made of a component.
+pub(super) struct Compiled {
+    /// The file with the code.
+    pub(super) code: PathBuf,
+    _room: TempDir,
+}
+
+/// Refuses what need not be given to a compiler.
 ///
 /// # Errors
-/// See [`CompileError`]; each names what was expected and the limit.
-pub(super) async fn compile(
-    sandbox: &Sandbox,
-    config: &Config,
-    wasm: &[u8],
-) -> Result<Component, CompileError> {
+/// See [`CompileError`].
+pub(super) fn check(config: &Config, wasm: &[u8]) -> Result<(), CompileError> {
     if wasm.len() > config.component_bytes_max {
         return Err(CompileError::TooLarge {
             bytes: wasm.len(),
@@ -82,13 +86,27 @@ pub(super) async fn compile(
     if !wasm.starts_with(&COMPONENT_MAGIC) {
         return Err(CompileError::NotAComponent);
     }
-    let room = private_directory().map_err(CompileError::Host)?;
-    let (input, output) = (room.path().join("in.wasm"), room.path().join("out.cwasm"));
-    write(&input, wasm).map_err(CompileError::Host)?;
-    run_child(sandbox, config, &input, &output).await?;
-    // What was compiled well but does not fit the pool (too many core instances, memories or tables, too large ones) is
-    // refused here; the words are wasmtime's, for the owner of the component.
-    map(&sandbox.engine, &output).map_err(|why| CompileError::Contract(format!("{why:#}")))
+    Ok(())
+}
+
+/// Compiles `wasm` in a child process, which has `room` for its files. Cancel safe: the child is killed with the future.
+///
+/// # Errors
+/// See [`CompileError`]; each names what was expected and the limit.
+pub(super) async fn compile(
+    sandbox: &Sandbox,
+    config: &Config,
+    wasm: Bytes,
+    room: TempDir,
+) -> Result<Compiled, CompileError> {
+    let (input, code) = (room.path().join("in.wasm"), room.path().join("out.cwasm"));
+    let to = input.clone();
+    tokio::task::spawn_blocking(move || write(&to, &wasm))
+        .await
+        .map_err(|panicked| CompileError::Host(panicked.into()))?
+        .map_err(CompileError::Host)?;
+    run_child(sandbox, config, &input, &code).await?;
+    Ok(Compiled { code, _room: room })
 }
 
 async fn run_child(
@@ -98,62 +116,31 @@ async fn run_child(
     output: &Path,
 ) -> Result<(), CompileError> {
     let reserve = matches!(sandbox.allocator(), Allocator::Pool { .. });
-    let mut child = Command::new(&config.compiler)
-        .arg("compile")
-        .args([input, output])
-        .args([
-            "--memory-bytes",
-            &config.compile_memory_bytes_max.to_string(),
-        ])
-        .args([
-            "--cpu-seconds",
-            &config.compile_cpu_max.as_secs().to_string(),
-        ])
-        .args(["--reserve", &reserve.to_string()])
-        .env_clear()
-        // In KiB. The allocator reserves 1 GiB ahead by default, and crashes where the limit does not let it.
-        .env("MIMALLOC_ARENA_RESERVE", "65536")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("starting {}", config.compiler.display()))
-        .map_err(CompileError::Host)?;
-    let ended = async {
-        let mut complaint = Vec::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            let mut first = (&mut stderr).take(COMPLAINT_BYTES_MAX);
-            first.read_to_end(&mut complaint).await?;
-            // Whoever complains at length must not find a closed pipe.
-            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-        }
-        Ok::<_, std::io::Error>((child.wait().await?, complaint))
+    let task = child::Task {
+        binary: &config.compiler,
+        arguments: vec![
+            "compile".into(),
+            input.into(),
+            output.into(),
+            "--reserve".into(),
+            reserve.to_string().into(),
+        ],
+        limits: ChildLimits {
+            memory_bytes: config.compile_memory_bytes_max,
+            cpu_seconds: config.compile_cpu_max.as_secs(),
+        },
+        timeout: config.compile_timeout,
     };
-    let (status, complaint) = tokio::time::timeout(config.compile_timeout, ended)
-        .await
-        .map_err(|_| CompileError::Timeout(config.compile_timeout))?
-        .map_err(|error| CompileError::Host(error.into()))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(1) => Err(CompileError::Invalid(
-            String::from_utf8_lossy(&complaint).trim().to_owned(),
-        )),
-        // Killed by a signal (CPU limit, or an allocation that failed), or gone in a panic.
-        _ => Err(CompileError::OverLimit {
+    child::run(task).await.map_err(|failure| match failure {
+        Failure::Refused(words) => CompileError::Invalid(words),
+        Failure::OverLimit => CompileError::OverLimit {
             cpu: config.compile_cpu_max,
             memory_bytes: config.compile_memory_bytes_max,
-        }),
-    }
-}
-
-/// A directory that only this user can enter.
-fn private_directory() -> anyhow::Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .prefix("shoal-compile-")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir()
-        .context("making a directory for the compiler")
+        },
+        Failure::Timeout => CompileError::Timeout(config.compile_timeout),
+        Failure::Host(error) => CompileError::Host(error),
+    })?;
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
@@ -161,23 +148,6 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         std::fs::File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
     file.write_all(bytes)
         .with_context(|| format!("writing {}", path.display()))
-}
-
-/// Maps compiled code. The file may be deleted afterwards: the mapping stays.
-#[allow(unsafe_code)]
-fn map(engine: &Engine, path: &Path) -> anyhow::Result<Component> {
-    // SAFETY: the file was written a moment ago by our own binary, from the same engine configuration, into a directory of
-    // mode 0700 that was made for it; nobody else could have changed it. Safe code would have to compile in this process.
-    unsafe { Component::deserialize_file(engine, path) }.map_err(Into::into)
-}
-
-/// What the child may use.
-#[derive(Clone, Copy, Debug)]
-pub struct ChildLimits {
-    /// Address space in bytes.
-    pub memory_bytes: u64,
-    /// CPU seconds.
-    pub cpu_seconds: u64,
 }
 
 /// The child's side: limits itself, reads `input`, writes compiled code to `output`.
@@ -190,7 +160,7 @@ pub fn child(
     reserve: bool,
     limits: ChildLimits,
 ) -> anyhow::Result<()> {
-    limit_self(limits)?;
+    child::limit_self(limits)?;
     let wasm = std::fs::read(input).with_context(|| format!("reading {}", input.display()))?;
     // No pool here: its reservation alone would break the memory limit.
     let engine = Engine::new(&tunables(reserve))?;
@@ -199,19 +169,4 @@ pub fn child(
         bail!("the compiler wrote nothing");
     }
     write(output, &code)
-}
-
-fn limit_self(limits: ChildLimits) -> anyhow::Result<()> {
-    let limit = |resource, value| {
-        let limit = Rlimit {
-            current: Some(value),
-            maximum: Some(value),
-        };
-        setrlimit(resource, limit).with_context(|| format!("limiting {resource:?} to {value}"))
-    };
-    limit(Resource::Core, 0)?;
-    limit(Resource::As, limits.memory_bytes)?;
-    limit(Resource::Cpu, limits.cpu_seconds)?;
-    nice(NICE).context("lowering the compiler's priority")?;
-    Ok(())
 }

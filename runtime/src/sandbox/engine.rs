@@ -2,9 +2,11 @@
 //! makes them yield.
 
 use super::background::Pool;
+use super::logs::Logs;
 use super::state::State;
 use crate::config::Config;
 use rustix::process::{Resource, getrlimit};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use wasmtime::component::Linker;
@@ -58,6 +60,7 @@ pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) pool: Pool,
+    pub(crate) logs: Arc<Logs>,
     allocator: Allocator,
     /// What one host call may copy out of a guest.
     hostcall_bytes_max: usize,
@@ -78,12 +81,14 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         shoal_host::nn::add_to_linker(&mut linker)?;
+        shoal_host::logging::add_to_linker(&mut linker)?;
         start_ticker(&engine)?;
         let pool = Pool::start(config.background_threads)?;
         Ok(Self {
             engine,
             linker,
             pool,
+            logs: Logs::new(config),
             allocator,
             hostcall_bytes_max: usize::try_from(config.guest_tensor_bytes_max)
                 .unwrap_or(usize::MAX)
@@ -91,6 +96,11 @@ impl Sandbox {
             handles_max: config.guest_handles_max,
             ids: AtomicU64::new(1),
         })
+    }
+
+    /// The engine, which compiled code is for.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Where instances come from.
@@ -135,6 +145,10 @@ pub(crate) fn tunables(reserve: bool) -> wasmtime::Config {
         .async_stack_zeroing(true)
         .wasm_backtrace_max_frames(None)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // What only a debugger would read, a third of the code's bytes; and to register unwind information takes longer with
+        // each component that is mapped.
+        .generate_address_map(false)
+        .native_unwind_info(false)
         // What tenants may use: SIMD, bulk memory, reference types, multi-value. What they may not:
         .wasm_memory64(false)
         .wasm_multi_memory(false)

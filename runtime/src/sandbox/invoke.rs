@@ -69,11 +69,11 @@ impl Invocation {
     /// If the guest ends, or is stopped, without one.
     pub async fn answer(mut self) -> Result<Answer, Failure> {
         let head = poll_fn(|cx| self.poll_head(cx)).await?;
-        let response = head.map_err(|_| Failure::Errored)?;
+        let mut response = head.map_err(|_| Failure::Errored)?;
         if response.status().is_informational() {
             return Err(Failure::Errored);
         }
-        let length = Length::of(&response, self.bodiless)?;
+        let length = Length::of(&mut response, self.bodiless)?;
         if matches!(self.place, Place::Over(_)) {
             return Answer::whole(response, length);
         }
@@ -167,7 +167,15 @@ impl Cpu {
     }
 }
 
+/// A guest that never began: its component could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Unready(pub(super) Failure);
+
 fn failure(error: &wasmtime::Error, meter: &Meter) -> Failure {
+    if let Some(Unready(failure)) = error.downcast_ref() {
+        return *failure;
+    }
     let host_is_out = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<PoolConcurrencyLimitError>() || cause.is::<std::io::Error>()
     };

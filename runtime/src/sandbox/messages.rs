@@ -135,6 +135,12 @@ pub enum Failure {
     /// No instance could be had.
     #[error("no sandbox is free")]
     Exhausted,
+    /// The component could not be had: neither its compiled code nor, to compile it again, its bytes.
+    #[error("function's code cannot be loaded")]
+    Unavailable,
+    /// The component has to be compiled again, and its tenant has as many compiles as it may.
+    #[error("project has too many components compiling (tenant_compiles_max)")]
+    CompilesBusy,
 }
 
 /// What the gateway sends a sandbox.

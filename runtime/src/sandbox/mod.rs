@@ -4,10 +4,15 @@
 
 mod answer;
 mod background;
+mod cache;
 mod compile;
+mod compile_queue;
+mod components;
+mod contract;
 mod engine;
 mod guest;
 mod invoke;
+mod logs;
 pub mod messages;
 mod meter;
 mod registry;
@@ -15,10 +20,18 @@ mod runner;
 mod state;
 
 pub use answer::{Answer, BodyError, GuestBody, Streamed};
-pub use compile::{ChildLimits, CompileError, child as compile_child};
+pub use cache::{Code, CodeCache, CodeKey, Loaded};
+pub use compile::{CompileError, child as compile_child};
+pub use components::{ComponentStats, Components, Ready};
 pub use engine::{Allocator, Sandbox};
 pub(crate) use engine::{can_scan_pagemap, files_max};
 pub use guest::Tenant;
 pub use invoke::{Cpu, Invocation};
-pub use registry::{DeployError, Function, FunctionSource, NAME_LEN_MAX, Registry};
-pub use runner::{Busy, Runner};
+pub(crate) use logs::BESIDE_TEXT_BYTES_MAX;
+pub use logs::{Follower, Line, LogRing, LogWriter, Origin, Source};
+pub(crate) use messages::ComponentId;
+pub(crate) use registry::check_name;
+pub use registry::{
+    Fetch, Function, FunctionSource, FunctionVersion, NAME_LEN_MAX, NameError, Registry,
+};
+pub use runner::{Bound, Busy, Runner};

@@ -1,22 +1,21 @@
-//! Functions that are ready to run: `project/name` to a component that only has to be instantiated.
+//! Functions that can be called: `project/name` to what a request needs to know. A row here is small: code is mapped by
+//! `components` when somebody calls.
 
-use super::compile::{CompileError, compile};
 use super::engine::Sandbox;
 use super::guest::Tenant;
+use super::logs::{LogRing, Logs};
 use super::messages::ComponentId;
-use super::state::State;
-use crate::config::Config;
-use dashmap::DashMap;
-use shoal_inference::TenantId;
-use std::collections::{BTreeSet, HashMap};
+use bytes::Bytes;
+use dashmap::{DashMap, Entry};
+use shoal_host::nn::BoxFuture;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
-use tokio::time::Instant;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-/// Longest name of a project or a function.
+/// Longest name of a project, a function or a model.
 pub const NAME_LEN_MAX: usize = 63;
+
+/// Has a component's bytes brought again: asked where its compiled code is missing or damaged.
+pub type Fetch = Arc<dyn Fn() -> BoxFuture<anyhow::Result<Bytes>> + Send + Sync>;
 
 /// A function as it comes from outside.
 #[derive(Clone, Debug)]
@@ -29,9 +28,30 @@ pub struct FunctionSource {
     pub wasm: Arc<[u8]>,
     /// Names of the models it may use.
     pub models: BTreeSet<String>,
+    /// Whether it is called without a key.
+    pub public: bool,
 }
 
-/// A function that is ready to run.
+/// A version of a function that [`super::Components::prepare`] took.
+#[derive(Clone)]
+pub struct FunctionVersion {
+    /// The project it belongs to.
+    pub project: Arc<str>,
+    /// Its name within the project.
+    pub name: Arc<str>,
+    /// The project as the one who pays.
+    pub tenant: Arc<Tenant>,
+    /// Which component it is.
+    pub component: ComponentId,
+    /// Names of the models it may use.
+    pub models: BTreeSet<String>,
+    /// Whether it is called without a key.
+    pub public: bool,
+    /// Where the component is kept.
+    pub wasm: Fetch,
+}
+
+/// A function that can be called. A request keeps the one it found, whatever is deployed meanwhile.
 pub struct Function {
     /// The project it belongs to.
     pub project: Arc<str>,
@@ -39,125 +59,86 @@ pub struct Function {
     pub name: Arc<str>,
     /// Which component it is.
     pub component: ComponentId,
+    /// What its guests write, of this version and those before.
+    pub log: Arc<LogRing>,
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) models: BTreeSet<String>,
-    pub(crate) pre: ProxyPre<State>,
+    pub(crate) public: bool,
+    pub(super) wasm: Fetch,
 }
 
-/// Why a function was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// A name that could not stand in a URL or a host name.
-    #[error(
-        "{what} {name:?} must be 1 to {NAME_LEN_MAX} of a-z, 0-9 and -, and start with a letter or digit"
-    )]
-    Name {
-        /// Which name.
-        what: &'static str,
-        /// The name given.
-        name: String,
-    },
-    /// The component was refused.
-    #[error("function {function} was refused")]
-    Component {
-        /// Which function.
-        function: String,
-        /// Why.
-        source: CompileError,
-    },
+/// A name that could not stand in a URL and in a host name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{what} {name:?} must be 1 to {NAME_LEN_MAX} of a-z, 0-9 and -, and begin and end with a letter or digit"
+)]
+pub struct NameError {
+    what: &'static str,
+    name: String,
 }
 
 /// All functions of this process, by `project/name`.
-#[derive(Default)]
 pub struct Registry {
     functions: DashMap<Box<str>, Arc<Function>>,
-    tenants: DashMap<Box<str>, Arc<Tenant>>,
-    last_tenant: AtomicU64,
+    logs: Arc<Logs>,
 }
 
 impl Registry {
-    /// Compiles and adds functions. Equal components are compiled once; `on_compiled` is told how long each took.
-    ///
-    /// # Errors
-    /// The first function that is refused, by name; those before it were added.
-    pub async fn add_all(
-        &self,
-        sandbox: &Sandbox,
-        config: &Config,
-        sources: Vec<FunctionSource>,
-        on_compiled: impl Fn(Duration),
-    ) -> Result<(), DeployError> {
-        let mut compiled: HashMap<ComponentId, ProxyPre<State>> = HashMap::new();
-        for source in sources {
-            check_name("project", &source.project)?;
-            check_name("function", &source.name)?;
-            let component = ComponentId(blake3::hash(&source.wasm).into());
-            let pre = match compiled.get(&component) {
-                Some(pre) => pre.clone(),
-                None => {
-                    let began = Instant::now();
-                    let pre = ready(sandbox, config, &source.wasm).await;
-                    on_compiled(began.elapsed());
-                    let pre = pre.map_err(|why| DeployError::Component {
-                        function: format!("{}/{}", source.project, source.name),
-                        source: why,
-                    })?;
-                    compiled.insert(component, pre.clone());
-                    pre
-                }
-            };
-            self.insert(source, component, pre);
+    /// Without functions, for a sandbox that runs them.
+    pub fn new(sandbox: &Sandbox) -> Self {
+        Self {
+            functions: DashMap::new(),
+            logs: sandbox.logs.clone(),
         }
-        Ok(())
     }
 
-    fn insert(&self, source: FunctionSource, component: ComponentId, pre: ProxyPre<State>) {
-        let tenant = self
-            .tenants
-            .entry(source.project.as_str().into())
-            .or_insert_with(|| Tenant::new(TenantId(self.last_tenant.fetch_add(1, Relaxed) + 1)))
-            .clone();
-        let key = format!("{}/{}", source.project, source.name);
-        let function = Function {
-            project: source.project.into(),
-            name: source.name.into(),
-            component,
-            tenant,
-            models: source.models,
-            pre,
+    /// Puts a version in the place of the one before it, if there is one. Each request sees one or the other.
+    pub fn put(&self, version: FunctionVersion) {
+        let key = format!("{}/{}", version.project, version.name);
+        let entry = self.functions.entry(key.into());
+        let log = match &entry {
+            Entry::Occupied(old) => old.get().log.clone(),
+            Entry::Vacant(_) => self.logs.ring(),
         };
-        self.functions.insert(key.into(), Arc::new(function));
+        entry.insert(Arc::new(Function {
+            project: version.project,
+            name: version.name,
+            component: version.component,
+            log,
+            tenant: version.tenant,
+            models: version.models,
+            public: version.public,
+            wasm: version.wasm,
+        }));
+    }
+
+    /// Takes a function away, by `project/name`. Requests that found it before go on.
+    pub fn remove(&self, key: &str) {
+        self.functions.remove(key);
     }
 
     /// Finds a function by `project/name`.
     pub fn get(&self, key: &str) -> Option<Arc<Function>> {
         self.functions.get(key).map(|function| function.clone())
     }
+
+    /// Every function, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Function>> {
+        let all = self.functions.iter();
+        all.map(|function| function.value().clone()).collect()
+    }
 }
 
-/// Compiles a component and checks that everything it imports is here and that it can answer HTTP.
-async fn ready(
-    sandbox: &Sandbox,
-    config: &Config,
-    wasm: &[u8],
-) -> Result<ProxyPre<State>, CompileError> {
-    let component = compile(sandbox, config, wasm).await?;
-    let contract = |why: wasmtime::Error| CompileError::Contract(format!("{why:#}"));
-    let pre = sandbox
-        .linker
-        .instantiate_pre(&component)
-        .map_err(contract)?;
-    ProxyPre::new(pre).map_err(contract)
-}
-
-fn check_name(what: &'static str, name: &str) -> Result<(), DeployError> {
+/// Whether `name` is fit for a `what`.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty()
         || name.len() > NAME_LEN_MAX
         || name.starts_with('-')
+        || name.ends_with('-')
         || !name.bytes().all(fine)
     {
-        return Err(DeployError::Name {
+        return Err(NameError {
             what,
             name: name.to_owned(),
         });

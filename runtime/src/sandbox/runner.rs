@@ -2,10 +2,13 @@
 //! as one future.
 
 use super::Allocator;
+use super::compile::CompileError;
+use super::components::Components;
 use super::engine::Sandbox;
 use super::guest::Guest;
-use super::invoke::{Head, Invocation, Place};
-use super::messages::{InvocationId, Start};
+use super::invoke::{Head, Invocation, Place, Unready};
+use super::logs::LogWriter;
+use super::messages::{Failure, InvocationId, Start};
 use super::meter::Meter;
 use super::registry::Function;
 use super::state::{Limits, State};
@@ -24,7 +27,8 @@ use wasmtime_wasi_http::{Error as HttpError, WasiHttpView as _};
 
 /// Runs invocations within the limits of one process.
 pub struct Runner {
-    pub(super) sandbox: Sandbox,
+    pub(super) sandbox: Arc<Sandbox>,
+    components: Arc<Components>,
     limits: RunLimits,
     free_guests: Arc<Semaphore>,
     guest_ended: Arc<Notify>,
@@ -40,6 +44,16 @@ struct RunLimits {
     guest_tensor_bytes_max: u64,
     guests_max: usize,
     tenant_guests_max: usize,
+}
+
+/// What is bound to an invocation when it begins, and stands in no message.
+pub struct Bound {
+    /// Answers the guest's model calls, and knows who it is.
+    pub host: Arc<dyn Infer>,
+    /// Takes what the guest writes.
+    pub log: LogWriter,
+    /// Kept until nothing of the guest is left, and its CPU time is final.
+    pub account: Arc<dyn Any + Send + Sync>,
 }
 
 /// Why an invocation did not even begin.
@@ -59,13 +73,15 @@ pub enum Busy {
 
 impl Runner {
     /// Takes what it needs of the configuration.
-    pub fn new(sandbox: Sandbox, config: &Config) -> Self {
+    pub fn new(components: Arc<Components>, config: &Config) -> Self {
+        let sandbox = components.sandbox().clone();
         let guests_max = match sandbox.allocator() {
             Allocator::Pool { guests, .. } => *guests as usize,
             Allocator::OnDemand { .. } => config.guests_max as usize,
         };
         Self {
             sandbox,
+            components,
             limits: RunLimits {
                 guest_cpu_max: config.guest_cpu_max,
                 guest_slice: config.guest_slice,
@@ -84,6 +100,11 @@ impl Runner {
     /// The engine under it.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
+    }
+
+    /// What its guests are instances of.
+    pub fn components(&self) -> &Arc<Components> {
+        &self.components
     }
 
     /// Guests alive now.
@@ -109,9 +130,6 @@ impl Runner {
 
     /// Prepares an invocation; nothing runs before its answer is awaited.
     ///
-    /// `body` is the request's body; `host` answers the guest's model calls and knows who it is; `account` is kept until
-    /// nothing of the guest is left, and its CPU time is final.
-    ///
     /// # Errors
     /// If the tenant or the node has as many guests alive as it may.
     pub fn invoke<B>(
@@ -119,8 +137,7 @@ impl Runner {
         function: Arc<Function>,
         start: Start,
         body: B,
-        host: Arc<dyn Infer>,
-        account: Arc<dyn Any + Send + Sync>,
+        bound: Bound,
     ) -> Result<Invocation, Busy>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -147,7 +164,8 @@ impl Runner {
             runner: self.clone(),
             function,
             meter: meter.clone(),
-            host,
+            host: bound.host,
+            log: bound.log,
         };
         let future = Box::pin(async move {
             let _permits = (place, instance);
@@ -158,7 +176,7 @@ impl Runner {
             future,
             meter: meter.clone(),
             tenant,
-            _account: account,
+            _account: bound.account,
         };
         let place = self.first_place(guest);
         Ok(Invocation::new(place, self.clone(), head, meter, bodiless))
@@ -196,6 +214,7 @@ struct Life {
     function: Arc<Function>,
     meter: Arc<Meter>,
     host: Arc<dyn Infer>,
+    log: LogWriter,
 }
 
 impl Life {
@@ -209,6 +228,13 @@ impl Life {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<HttpError>,
     {
+        let function = &self.function;
+        let wasm = async { (function.wasm)().await };
+        let components = &self.runner.components;
+        let ready = components
+            .ready(function.tenant.id, function.component, wasm)
+            .await
+            .map_err(|why| unready(function, why))?;
         let limits = self.runner.limits;
         let memory = Limits::new(
             limits.guest_memory_bytes_max,
@@ -216,11 +242,11 @@ impl Life {
             self.meter.clone(),
         );
         let nn = NnCtx::new(self.host, limits.guest_tensor_bytes_max);
-        let state = State::new(nn, memory, limits.guest_handles_max);
+        let state = State::new(nn, self.log, memory, limits.guest_handles_max);
         let mut store = self.runner.sandbox.store(state);
         let meter = self.meter;
         store.epoch_deadline_callback(move |_| Ok(meter.tick()));
-        let proxy = self.function.pre.instantiate_async(&mut store).await?;
+        let proxy = ready.pre.instantiate_async(&mut store).await?;
         let mut request = http::Request::new(body);
         *request.method_mut() = start.method;
         *request.uri_mut() = start.uri;
@@ -233,4 +259,18 @@ impl Life {
             .call_handle(&mut store, request, out)
             .await
     }
+}
+
+/// Logs why a component could not be had; what its client is told.
+fn unready(function: &Function, why: Arc<CompileError>) -> Unready {
+    if let CompileError::Busy { .. } = *why {
+        return Unready(Failure::CompilesBusy);
+    }
+    tracing::warn!(
+        project = &*function.project,
+        function = &*function.name,
+        error = format!("{:#}", anyhow::Error::from(why)),
+        "a component could not be had"
+    );
+    Unready(Failure::Unavailable)
 }

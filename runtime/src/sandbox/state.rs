@@ -1,7 +1,9 @@
 //! What one store holds: the guest's handles, its contexts and its limits. Made for one request and dropped with it.
 
+use super::logs::LogWriter;
 use super::meter::Meter;
 use http::HeaderName;
+use shoal_host::logging::{Level, Log};
 use shoal_host::nn::{NnCtx, NnView, WithNn};
 use std::future::Future;
 use std::sync::Arc;
@@ -30,11 +32,12 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     hooks: Hooks,
     nn: NnCtx,
+    log: LogWriter,
     pub(crate) limits: Limits,
 }
 
 impl State {
-    pub(crate) fn new(nn: NnCtx, limits: Limits, handles_max: usize) -> Self {
+    pub(crate) fn new(nn: NnCtx, log: LogWriter, limits: Limits, handles_max: usize) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(handles_max);
         let mut http = WasiHttpCtx::new();
@@ -42,6 +45,8 @@ impl State {
         Self {
             table,
             wasi: WasiCtx::builder()
+                .stdout(log.stdout())
+                .stderr(log.stderr())
                 .max_random_size(RANDOM_BYTES_MAX)
                 .allow_tcp(false)
                 .allow_udp(false)
@@ -49,6 +54,7 @@ impl State {
             http,
             hooks: Hooks,
             nn,
+            log,
             limits,
         }
     }
@@ -79,6 +85,12 @@ impl WithNn for State {
             table: &mut self.table,
             ctx: &mut self.nn,
         }
+    }
+}
+
+impl Log for State {
+    fn log(&mut self, level: Level, context: &str, message: &str) {
+        self.log.log(level, context, message);
     }
 }
 

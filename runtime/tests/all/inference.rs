@@ -141,7 +141,7 @@ fn a_model_that_cannot_be_loaded_keeps_the_node_from_starting() {
     let whole = digits().onnx;
     for bytes in [&b"not onnx"[..], &[], &whole[..whole.len() / 2]] {
         let mut parts = parts(config(), Vec::new());
-        parts.models = vec![source(bytes)];
+        parts.seed.models = vec![source(bytes)];
         let why = Node::refused(parts);
         assert!(why.contains("broken"), "{why}");
     }

@@ -312,6 +312,41 @@ fn a_component_that_the_pool_cannot_hold_is_refused() {
     }
 }
 
+/// A component that imports an instance of this name, with one function without parameters and results.
+fn importing(name: &str, function: &str) -> Arc<[u8]> {
+    let (name_len, function_len) = (name.len() as u8, function.len() as u8);
+    let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+    // One instance type: a function type, and an export of it.
+    bytes.extend([7, function_len + 13, 1, 0x42, 2, 1, 0x40, 0, 1, 0]);
+    bytes.extend([4, 0, function_len]);
+    bytes.extend(function.as_bytes());
+    bytes.extend([1, 0]);
+    // One import of that type.
+    bytes.extend([10, name_len + 5, 1, 0, name_len]);
+    bytes.extend(name.as_bytes());
+    bytes.extend([5, 0]);
+    bytes.into()
+}
+
+#[test]
+fn an_import_that_the_node_lacks_is_named() {
+    for (import, get, how) in [
+        ("wasi:keyvalue/store@0.2.0-draft", "get", "does not have"),
+        ("wasi:random/random@0.2.0", "get", "does not have"),
+        ("wasi:random/random@0.3.0", "get", "does not have"),
+        (
+            "wasi:random/random@0.2.0",
+            "get-random-u64",
+            "has in another form",
+        ),
+    ] {
+        let bytes = importing(import, get);
+        let why = Node::refused(parts(config(), vec![function("acme", "bad", bytes)]));
+        let words = format!("it imports {import} with {get}, which this node {how}");
+        assert!(why.contains(&words), "{why}");
+    }
+}
+
 fn wasm(bytes: &[u8]) -> Arc<[u8]> {
     bytes.into()
 }
@@ -373,9 +408,26 @@ type Change = fn(&mut Config);
 
 #[test]
 fn a_configuration_that_cannot_work_names_its_key() {
-    let cases: [(&str, Change); 8] = [
+    let cases: Vec<(&str, Change)> = vec![
+        ("domain", |c| c.domain = "a..b".to_owned()),
         ("socket_threads", |c| c.socket_threads = 0),
         ("background_threads", |c| c.background_threads = 0),
+        ("http2_streams_max", |c| c.http2_streams_max = 0),
+        ("http2_stream_window_bytes", |c| {
+            c.http2_stream_window_bytes = (16 << 10) - 1
+        }),
+        ("http2_stream_window_bytes", |c| {
+            c.http2_stream_window_bytes = 1 << 31
+        }),
+        ("http2_connection_window_bytes", |c| {
+            c.http2_connection_window_bytes = 65_534
+        }),
+        ("http2_ping_interval", |c| {
+            c.http2_ping_interval = Duration::ZERO
+        }),
+        ("http2_ping_timeout", |c| {
+            c.http2_ping_timeout = Duration::ZERO
+        }),
         ("guests_max", |c| c.guests_max = 0),
         ("header_bytes_max", |c| c.header_bytes_max = 8191),
         ("guest_memory_bytes_max", |c| {
@@ -387,7 +439,14 @@ fn a_configuration_that_cannot_work_names_its_key() {
         ("compile_cpu_max", |c| {
             c.compile_cpu_max = Duration::from_millis(999)
         }),
-        ("rows_max", |c| c.inference.rows_max = 0),
+        ("log_line_bytes_max", |c| c.log_line_bytes_max = 15),
+        ("function_log_bytes_max", |c| {
+            c.function_log_bytes_max = c.log_line_bytes_max
+        }),
+        ("compiles_max", |c| c.compiles_max = 0),
+        ("tenant_compiles_max", |c| c.tenant_compiles_max = 0),
+        ("components_mapped_max", |c| c.components_mapped_max = 0),
+        ("inference.rows_max", |c| c.inference.rows_max = 0),
     ];
     for (key, change) in cases {
         let mut config = config();

@@ -5,14 +5,26 @@
     reason = "allow-unwrap-in-tests knows #[test] functions, not what they call"
 )]
 
+mod cache;
+mod client;
 mod command_line;
 mod components;
+mod deploy;
 mod drain;
+mod frames;
 mod hostile;
+mod http2;
 mod inference;
 mod invocation;
 mod limits;
+mod logs;
+mod model_admission;
 mod operations;
+mod origin;
 mod peer;
 mod seam;
+mod serve;
+mod store;
 mod support;
+mod trailers;
+mod upload;

@@ -140,10 +140,9 @@ async fn on_the_peer(
 #[tokio::test]
 async fn a_guest_gets_the_same_answers_from_the_synchronous_peer() {
     let devices: Vec<AnyDevice> = vec![CpuDevice::new(NonZeroUsize::MIN).unwrap().into()];
-    let (inference, engine) = Inference::new(config().inference, devices, vec![digits()]).unwrap();
+    let (inference, engine) = Inference::new(config().inference, devices).unwrap();
     start_thread(engine).unwrap();
-    inference.loaded().await.unwrap();
-    let models = inference.models().to_vec();
+    let models = [inference.load(digits()).await.unwrap()];
     let host: Arc<dyn Infer> = Arc::new(Direct(inference));
 
     let engine = wasmtime::Engine::default();

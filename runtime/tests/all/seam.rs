@@ -1,7 +1,7 @@
 //! The seam between gateway and sandbox, driven over a socket pair: one side has the guests and no identity, the other has
 //! the tenants, the grants and the engine and no guests. All that passes between them is `sandbox::messages`.
 
-use crate::support::{component, config, digits, function, root};
+use crate::support::{component, components, config, digits, private_directory, put, root};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::{Body, Frame};
@@ -12,7 +12,7 @@ use shoal::sandbox::messages::{
     Answer, Ask, BodyChunk, End, FromSandbox, HostCall, HostReply, InvocationId, Start, ToSandbox,
     pack, unpack,
 };
-use shoal::sandbox::{Function, Registry, Runner, Sandbox};
+use shoal::sandbox::{Bound, Function, LogWriter, Registry, Runner, Tenant};
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_inference::{
     AnyDevice, CpuDevice, Error, Inference, ModelId, NamedTensor, Request, TenantId, start_thread,
@@ -153,9 +153,16 @@ async fn sandbox(stream: UnixStream, runner: Arc<Runner>, function: Arc<Function
                     waiting: waiting.clone(),
                 };
                 let id = start.invocation;
-                let host = Arc::new(remote);
-                let invoked =
-                    runner.invoke(function.clone(), *start, Chunks(chunks), host, Arc::new(()));
+                let bound = Bound {
+                    host: Arc::new(remote),
+                    log: LogWriter::new(
+                        function.log.clone(),
+                        function.component,
+                        HeaderValue::from_static("req_seam"),
+                    ),
+                    account: Arc::new(()),
+                };
+                let invoked = runner.invoke(function.clone(), *start, Chunks(chunks), bound);
                 tasks.spawn(answer(id, invoked.unwrap(), outbox.clone()));
             }
             ToSandbox::Body(chunk) => {
@@ -291,17 +298,15 @@ where
 {
     let config = config();
     let devices: Vec<AnyDevice> = vec![CpuDevice::new(NonZeroUsize::MIN).unwrap().into()];
-    let (inference, engine) =
-        Inference::new(config.inference.clone(), devices, vec![digits()]).unwrap();
+    let (inference, engine) = Inference::new(config.inference.clone(), devices).unwrap();
     start_thread(engine).unwrap();
-    inference.loaded().await.unwrap();
-    let runner = Arc::new(Runner::new(Sandbox::new(&config).unwrap(), &config));
-    let registry = Registry::default();
-    let source = function("acme", name, component(name));
-    registry
-        .add_all(runner.sandbox(), &config, vec![source], |_| {})
-        .await
-        .unwrap();
+    inference.load(digits()).await.unwrap();
+    let directory = private_directory();
+    let components = Arc::new(components(&config, directory.path()));
+    let runner = Arc::new(Runner::new(components.clone(), &config));
+    let registry = Registry::new(components.sandbox());
+    let tenant = Tenant::new(TenantId(1));
+    put(&registry, &components, &tenant, name, component(name)).await;
     let function = registry.get(&format!("acme/{name}")).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (from, to) = ours.into_split();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// A load, the runs, and a cancellation of each.
+/// A model that comes or goes, the runs, and a cancellation of each.
 const COMMANDS_MAX: usize = 1 + 2 * DEPTH;
 
 /// See the module's description.
@@ -120,6 +120,10 @@ fn execute(
         Command::Load { model } => {
             let result = graphs.load(model, &next.payload);
             Some((Event::Loaded { model, result }, Payload::empty()))
+        }
+        Command::Unload { model } => {
+            graphs.unload(model);
+            Some((Event::Unloaded { model }, Payload::empty()))
         }
         Command::Submit {
             ticket,

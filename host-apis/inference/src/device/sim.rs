@@ -62,10 +62,9 @@ pub enum Fault {
 pub struct SimDevice {
     config: SimConfig,
     answers: Answers,
-    /// The models that are loaded, and whether they have a batch axis.
-    batchable: HashMap<ModelId, bool>,
-    model_bytes: u64,
-    loaded: VecDeque<Event>,
+    models: HashMap<ModelId, Loaded>,
+    /// Answers to loads and unloads.
+    changed: VecDeque<Event>,
     runs: VecDeque<Run>,
     begun: u64,
     free_at: Option<Instant>,
@@ -76,6 +75,13 @@ pub struct SimDevice {
 enum Answers {
     Echo(ModelSpec),
     Onnx(Graphs),
+}
+
+/// A model on the device.
+#[derive(Debug)]
+struct Loaded {
+    batchable: bool,
+    bytes: u64,
 }
 
 /// A run that has been handed over.
@@ -103,9 +109,8 @@ impl SimDevice {
         Self {
             config,
             answers,
-            batchable: HashMap::new(),
-            model_bytes: 0,
-            loaded: VecDeque::new(),
+            models: HashMap::new(),
+            changed: VecDeque::new(),
             runs: VecDeque::new(),
             begun: 0,
             free_at: None,
@@ -113,7 +118,8 @@ impl SimDevice {
     }
 
     fn load(&mut self, model: ModelId, file: &[u8]) {
-        let memory = self.model_bytes.saturating_add(file.len() as u64);
+        let bytes = file.len() as u64;
+        let memory = self.model_bytes().saturating_add(bytes);
         let result = match &mut self.answers {
             _ if self.config.memory_bytes.is_some_and(|max| memory > max) => {
                 Err(RunError::OutOfMemory.to_string())
@@ -122,10 +128,22 @@ impl SimDevice {
             Answers::Onnx(graphs) => graphs.load(model, file),
         };
         if let Ok(spec) = &result {
-            self.model_bytes = memory;
-            self.batchable.insert(model, spec.batchable);
+            let batchable = spec.batchable;
+            self.models.insert(model, Loaded { batchable, bytes });
         }
-        self.loaded.push_back(Event::Loaded { model, result });
+        self.changed.push_back(Event::Loaded { model, result });
+    }
+
+    fn unload(&mut self, model: ModelId) {
+        if let Answers::Onnx(graphs) = &mut self.answers {
+            graphs.unload(model);
+        }
+        self.models.remove(&model);
+        self.changed.push_back(Event::Unloaded { model });
+    }
+
+    fn model_bytes(&self) -> u64 {
+        self.models.values().map(|model| model.bytes).sum()
     }
 
     fn submit(&mut self, ticket: Ticket, plan: &Rows, payload: Payload, remaining: Duration) {
@@ -171,9 +189,9 @@ impl SimDevice {
     }
 
     fn rows(&self, plan: &Rows) -> u32 {
-        match self.batchable.get(&plan.model) {
-            Some(true) => plan.rows(),
-            Some(false) | None => 1,
+        match self.models.get(&plan.model) {
+            Some(model) if model.batchable => plan.rows(),
+            Some(_) | None => 1,
         }
     }
 
@@ -196,7 +214,7 @@ impl SimDevice {
         let outputs = match &self.answers {
             Answers::Onnx(graphs) => graphs.run(plan, payload)?,
             Answers::Echo(spec) => {
-                if !self.batchable.contains_key(&plan.model) {
+                if !self.models.contains_key(&plan.model) {
                     return Err(RunError::Failed("model is not loaded".to_owned()));
                 }
                 plan.check(spec, payload).map_err(RunError::Failed)?;
@@ -206,7 +224,7 @@ impl SimDevice {
                 }
             }
         };
-        let memory = self.model_bytes + (payload.len() + outputs.payload.len()) as u64;
+        let memory = self.model_bytes() + (payload.len() + outputs.payload.len()) as u64;
         if self.config.memory_bytes.is_some_and(|max| memory > max) {
             return Err(RunError::OutOfMemory);
         }
@@ -236,6 +254,7 @@ impl Device for SimDevice {
     fn send(&mut self, command: Command, payload: Payload) -> Result<(), DeviceGone> {
         match command {
             Command::Load { model } => self.load(model, &payload),
+            Command::Unload { model } => self.unload(model),
             Command::Submit {
                 ticket,
                 plan,
@@ -247,7 +266,7 @@ impl Device for SimDevice {
     }
 
     async fn recv(&mut self) -> Option<(Event, Payload)> {
-        if let Some(event) = self.loaded.pop_front() {
+        if let Some(event) = self.changed.pop_front() {
             return Some((event, Payload::empty()));
         }
         let Some(run) = self.runs.front() else {

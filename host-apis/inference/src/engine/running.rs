@@ -1,29 +1,37 @@
 //! The engine while it serves: who waits for what.
 
-use super::Submission;
+mod models;
+
+use super::changes::{Answer, Changes};
 use super::workers::{Event, Workers};
+use super::{Doors, Submission};
 use crate::error::Error;
 use crate::handle::Shared;
-use crate::models::{Catalogue, Model};
+use crate::models::Model;
 use crate::plan::{DEPTH, RunError, Ticket};
-use crate::request::{Explanation, Reply};
+use crate::request::{Explanation, ModelId, Reply};
 use crate::scheduler::{Batch, Decision, Entry, Limits, RequestId, Run, Scheduler};
 use crate::share;
 use crate::tensor::Tensor;
-use crate::worker::{Job, Ran, Report};
+use crate::worker::{Job, Ran, Report, Work};
+use models::Leaving;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 /// Owned by the engine's task.
 pub(super) struct Running<'a> {
     shared: &'a Shared,
-    catalogue: &'a Catalogue,
     scheduler: Scheduler,
+    /// Those of the catalogue, and those in `leaving`.
+    models: HashMap<ModelId, Arc<Model>>,
+    /// Gone from the catalogue, but a run of theirs may still be on a device.
+    leaving: Vec<Leaving>,
+    changes: Changes,
     /// Every request that is not answered.
     pending: HashMap<RequestId, Pending>,
     last_id: u64,
@@ -51,7 +59,7 @@ impl Caller {
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(shared: &'a Shared, catalogue: &'a Catalogue, devices: usize) -> Self {
+    pub(super) fn new(shared: &'a Shared, devices: usize) -> Self {
         let config = &shared.config;
         let limits = Limits {
             wait_max: config.wait_max,
@@ -59,15 +67,12 @@ impl<'a> Running<'a> {
             tenant_bytes_max: config.tenant_bytes_max,
             batch_bytes_max: config.tensor_bytes_max,
         };
-        let rows_max: Vec<u32> = catalogue
-            .models()
-            .iter()
-            .map(|model| model.rows_max)
-            .collect();
         Self {
             shared,
-            catalogue,
-            scheduler: Scheduler::new(limits, &rows_max, devices),
+            scheduler: Scheduler::new(limits, devices),
+            models: HashMap::new(),
+            leaving: Vec::new(),
+            changes: Changes::default(),
             pending: HashMap::new(),
             last_id: 0,
         }
@@ -75,11 +80,11 @@ impl<'a> Running<'a> {
 
     /// Until the last handle is gone, or the last device. Callers that still wait then are told by the end of their reply
     /// channel.
-    pub(super) async fn serve(
-        mut self,
-        workers: &mut Workers,
-        submissions: &mut mpsc::Receiver<Submission>,
-    ) {
+    pub(super) async fn serve(mut self, workers: &mut Workers, doors: &mut Doors) {
+        let Doors {
+            submissions,
+            orders,
+        } = doors;
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed: Option<Instant> = None;
         while self.scheduler.is_live() {
@@ -103,6 +108,7 @@ impl<'a> Running<'a> {
             tokio::select! {
                 biased;
                 (device, event) = workers.next() => self.take_in(workers, device, event),
+                Some(order) = orders.recv() => self.follow(workers, order),
                 submission = submissions.recv() => match submission {
                     Some(submission) => self.accept(submission),
                     None => return,
@@ -114,6 +120,15 @@ impl<'a> Running<'a> {
 
     fn accept(&mut self, submission: Submission) {
         if submission.reply.is_closed() {
+            return;
+        }
+        let caller = Caller {
+            reply: submission.reply,
+            permit: submission.permit,
+        };
+        // Checked against a catalogue that had it, and the model has gone since.
+        if !self.scheduler.has_model(submission.model) {
+            caller.answer(Err(Error::NotLoaded));
             return;
         }
         self.last_id += 1;
@@ -128,10 +143,6 @@ impl<'a> Running<'a> {
             queued_at: submission.queued_at,
             deadline: submission.deadline,
         });
-        let caller = Caller {
-            reply: submission.reply,
-            permit: submission.permit,
-        };
         if let Err(full) = pushed {
             self.note_queue();
             caller.answer(Err(self.shared.refuse(full.limit, full.max)));
@@ -177,14 +188,14 @@ impl<'a> Running<'a> {
             let pending = self.pending.get(id);
             Arc::clone(&pending.expect("a request in a batch has its caller").inputs)
         };
-        let model = self.catalogue.get(run.model);
+        let model = self.models.get(&run.model);
         let job = Job {
             ticket: run.ticket,
             model: Arc::clone(model.expect("a queued request has its model")),
             requests: run.requests.iter().map(inputs).collect(),
             remaining: run.deadline.saturating_duration_since(now),
         };
-        workers.submit(device, job);
+        workers.submit(device, Work::Run(job));
     }
 
     fn take_in(&mut self, workers: &Workers, device: usize, event: Event) {
@@ -194,22 +205,25 @@ impl<'a> Running<'a> {
                 Ok(ran) => self.finish(device, ticket, ran),
                 Err(error) => self.fail(device, ticket, &error, name),
             },
-            Event::Report(Report::Loaded(_)) => {
-                tracing::warn!(device = name, "a device reported its models twice");
+            Event::Report(Report::Loaded(result)) => {
+                self.change(workers, device, Answer::Loaded(result));
             }
+            Event::Report(Report::Unloaded) => self.change(workers, device, Answer::Unloaded),
             Event::Left => {
                 tracing::error!(device = name, "the device is gone");
                 self.shared.count(|stats| stats.lost_devices += 1);
-                let poison = self.scheduler.die(device);
+                let given_back = self.scheduler.die(device);
                 // Before anybody is answered: who was told that it stopped must not find it live.
                 if !self.scheduler.is_live() {
                     self.shared.live.store(false, Ordering::Release);
                 }
-                if let Some(poison) = poison {
-                    self.give_up(poison, Error::Device);
+                for id in given_back {
+                    self.give_up(id, Error::Device);
                 }
+                self.change(workers, device, Answer::Left);
             }
         }
+        self.see_off(workers);
     }
 
     fn finish(&mut self, device: usize, ticket: Ticket, ran: Ran) {
@@ -225,7 +239,7 @@ impl<'a> Running<'a> {
             stats.device_busy_ns = stats.device_busy_ns.saturating_add(ran.device_ns);
             stats.batch_rows.observe(u64::from(batch.rows()));
         });
-        let model = self.catalogue.get(batch.model);
+        let model = self.models.get(&batch.model);
         let model = model.expect("a queued request has its model");
         assert_eq!(
             ran.outputs.len(),
@@ -255,8 +269,8 @@ impl<'a> Running<'a> {
         if *error != RunError::Cancelled {
             self.shared.count(|stats| stats.failed_runs += 1);
         }
-        if let Some(culprit) = self.scheduler.fail(Instant::now(), device, ticket) {
-            self.give_up(culprit, Error::Device);
+        for id in self.scheduler.fail(Instant::now(), device, ticket) {
+            self.give_up(id, Error::Device);
         }
     }
 

@@ -1,25 +1,26 @@
 //! The engine's side of its workers: one task each, a bounded channel to each, one back from all.
 
 use crate::device::Device;
-use crate::error::LoadError;
 use crate::plan::DEPTH;
-use crate::request::{ModelSource, ModelSpec};
-use crate::worker::{Job, Report, Worker};
+use crate::worker::{Report, Work, Worker};
 use std::collections::HashMap;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinSet};
 
 /// All workers, by the index of their device.
 pub(super) struct Workers {
     tasks: JoinSet<()>,
+    /// Those that have not left.
     devices: HashMap<task::Id, usize>,
     names: Vec<String>,
-    jobs: Vec<mpsc::Sender<Job>>,
+    work: Vec<mpsc::Sender<Work>>,
     reports: mpsc::Receiver<(usize, Report)>,
     /// Keeps `reports` open when no worker is left.
     _reports: mpsc::Sender<(usize, Report)>,
 }
+
+/// What a device has at once: its runs, and a model that comes or goes.
+const WORK_MAX: usize = DEPTH + 1;
 
 /// What can happen at a worker.
 pub(super) enum Event {
@@ -29,69 +30,43 @@ pub(super) enum Event {
 }
 
 impl Workers {
-    pub(super) fn spawn<D: Device>(devices: Vec<D>, models: Arc<[ModelSource]>) -> Self {
-        let (reports_tx, reports) = mpsc::channel(devices.len() * (DEPTH + 1));
+    pub(super) fn spawn<D: Device>(devices: Vec<D>) -> Self {
+        let (reports_tx, reports) = mpsc::channel(devices.len() * WORK_MAX);
         let mut workers = Self {
             tasks: JoinSet::new(),
             devices: HashMap::new(),
             names: Vec::new(),
-            jobs: Vec::new(),
+            work: Vec::new(),
             reports,
             _reports: reports_tx.clone(),
         };
         for (index, device) in devices.into_iter().enumerate() {
-            let (jobs_tx, jobs) = mpsc::channel(DEPTH);
+            let (work_tx, work) = mpsc::channel(WORK_MAX);
             workers.names.push(device.describe().name);
-            workers.jobs.push(jobs_tx);
+            workers.work.push(work_tx);
             let worker = Worker {
                 index,
                 device,
-                jobs,
+                work,
                 reports: reports_tx.clone(),
             };
-            let task = workers.tasks.spawn(worker.run(Arc::clone(&models)));
+            let task = workers.tasks.spawn(worker.run());
             workers.devices.insert(task.id(), index);
         }
         workers
     }
 
     pub(super) fn len(&self) -> usize {
-        self.jobs.len()
+        self.work.len()
+    }
+
+    /// The devices whose worker has not left.
+    pub(super) fn live(&self) -> impl Iterator<Item = usize> {
+        self.devices.values().copied()
     }
 
     pub(super) fn name(&self, device: usize) -> &str {
         &self.names[device]
-    }
-
-    /// Waits until every device has loaded every model, and compares what they found in them.
-    pub(super) async fn load(&mut self, models: &[String]) -> Result<Vec<ModelSpec>, LoadError> {
-        let mut found: Option<Vec<ModelSpec>> = None;
-        for _ in 0..self.len() {
-            let (device, event) = self.next().await;
-            let device_name = || self.names[device].clone();
-            let specs = match event {
-                Event::Report(Report::Loaded(Ok(specs))) => specs,
-                Event::Report(Report::Loaded(Err((model, reason)))) => {
-                    return Err(LoadError::Model {
-                        model: models[model.0 as usize].clone(),
-                        device: device_name(),
-                        reason,
-                    });
-                }
-                Event::Report(Report::Ran { .. }) | Event::Left => {
-                    return Err(LoadError::DeviceGone {
-                        device: device_name(),
-                    });
-                }
-            };
-            let first = found.get_or_insert_with(|| specs.clone());
-            if let Some(at) = (0..models.len()).find(|at| first[*at] != specs[*at]) {
-                return Err(LoadError::Disagreement {
-                    model: models[at].clone(),
-                });
-            }
-        }
-        Ok(found.unwrap_or_default())
     }
 
     /// The next event of any worker. Reports come first, so that a worker that has left has been heard out. Cancel safe.
@@ -119,10 +94,10 @@ impl Workers {
         Some((device, Event::Report(report)))
     }
 
-    /// Hands a batch over. A worker that has just left is heard of by [`Workers::next`], and its batch with it.
-    pub(super) fn submit(&self, device: usize, job: Job) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.jobs[device].try_send(job) {
-            unreachable!("a device is given at most {DEPTH} runs");
+    /// Hands work over. A worker that has just left is heard of by [`Workers::next`], and its work with it.
+    pub(super) fn submit(&self, device: usize, work: Work) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.work[device].try_send(work) {
+            unreachable!("a device is given at most {DEPTH} runs and one change");
         }
     }
 

@@ -89,15 +89,13 @@ fn check_port(port: &Port, tensor: &Tensor) -> Result<(), Error> {
     if port.fits(tensor.dtype(), tensor.dims()) {
         return Ok(());
     }
-    let size = |dim: &Option<u32>| dim.map_or("?".to_owned(), |size| size.to_string());
-    let expected: Vec<String> = port.dims.iter().map(size).collect();
     Err(Error::Invalid(format!(
-        "input {:?} is {:?} {:?}, expected {:?} [{}]",
+        "input {:?} is {:?} {:?}, expected {:?} {}",
         port.name,
         tensor.dtype(),
         tensor.dims(),
         port.dtype,
-        expected.join(", ")
+        port.shape()
     )))
 }
 

@@ -1,17 +1,18 @@
-//! The catalogue: which models there are, and what each takes and gives. Fixed once every device has loaded every model.
+//! The catalogue: which models there are, and what each takes and gives. Changed by the engine's task alone, as a whole: who
+//! reads it sees every model that every device has loaded, or the list before that.
 
 mod inputs;
 
 pub(crate) use inputs::Inputs;
 
 use crate::request::{ModelId, ModelSpec};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// A model that is loaded on every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Names it in requests.
+    /// Names it in requests. A model that is loaded again has another.
     pub id: ModelId,
     /// The name grants and guests use.
     pub name: String,
@@ -22,45 +23,41 @@ pub struct Model {
 }
 
 /// All models, by id and by name.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Catalogue {
-    models: Vec<Arc<Model>>,
+    by_id: BTreeMap<ModelId, Arc<Model>>,
     by_name: HashMap<String, ModelId>,
 }
 
 impl Catalogue {
-    /// `specs[i]` belongs to `names[i]` and becomes `ModelId(i)`.
-    pub(crate) fn new(names: Vec<String>, specs: Vec<ModelSpec>, rows_max: u32) -> Self {
-        assert_eq!(names.len(), specs.len(), "every model has its spec");
-        let models: Vec<Arc<Model>> = (0..)
-            .map(ModelId)
-            .zip(names.into_iter().zip(specs))
-            .map(|(id, (name, spec))| {
-                let rows_max = if spec.batchable { rows_max } else { 1 };
-                Arc::new(Model {
-                    id,
-                    name,
-                    spec,
-                    rows_max,
-                })
-            })
-            .collect();
-        let by_name = models
-            .iter()
-            .map(|model| (model.name.clone(), model.id))
-            .collect();
-        Self { models, by_name }
-    }
-
     pub(crate) fn get(&self, id: ModelId) -> Option<&Arc<Model>> {
-        self.models.get(id.0 as usize)
+        self.by_id.get(&id)
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<Model>> {
         self.get(*self.by_name.get(name)?)
     }
 
-    pub(crate) fn models(&self) -> &[Arc<Model>] {
-        &self.models
+    /// In the order in which they were loaded.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.by_id.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn with(&self, model: &Arc<Model>) -> Self {
+        let mut changed = self.clone();
+        changed.by_name.insert(model.name.clone(), model.id);
+        changed.by_id.insert(model.id, Arc::clone(model));
+        changed
+    }
+
+    pub(crate) fn without(&self, model: &Model) -> Self {
+        let mut changed = self.clone();
+        changed.by_name.remove(&model.name);
+        changed.by_id.remove(&model.id);
+        changed
     }
 }

@@ -61,6 +61,17 @@ impl Graphs {
         Ok(spec)
     }
 
+    /// Elements of all constants of a model that is loaded.
+    pub(crate) fn parameters(&self, model: ModelId) -> u64 {
+        self.loaded
+            .get(&model)
+            .map_or(0, |(_, graph)| graph.parameters())
+    }
+
+    pub(crate) fn unload(&mut self, model: ModelId) {
+        self.loaded.remove(&model);
+    }
+
     /// # Errors
     /// [`RunError::Failed`] for a plan that does not fit the model, and for whatever goes wrong inside the graph.
     pub(crate) fn run(&self, plan: &Rows, payload: &[u8]) -> Result<Outputs, RunError> {

@@ -68,6 +68,10 @@ impl DeviceSlots {
         !self.dead
     }
 
+    pub(super) fn is_running(&self, model: ModelId) -> bool {
+        self.in_flight.iter().any(|batch| batch.model == model)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         !self.dead && self.in_flight.len() < DEPTH
     }

@@ -27,8 +27,12 @@ impl Bench {
             tenant_bytes_max: 1_000,
             batch_bytes_max: 400,
         };
+        let mut scheduler = Scheduler::new(limits, devices);
+        for (model, rows_max) in (0..).map(ModelId).zip(ROWS_MAX) {
+            scheduler.add_model(model, rows_max);
+        }
         Self {
-            scheduler: Scheduler::new(limits, &ROWS_MAX, devices),
+            scheduler,
             zero: Instant::now(),
             last_id: 0,
         }
@@ -265,11 +269,11 @@ fn a_failed_batch_is_halved_until_only_the_culprit_fails() {
     }
     let now = bench.at(1);
     let mut tried = Vec::new();
-    let mut culprit = None;
+    let mut culprits = Vec::new();
     for ticket in 1..=5 {
         let requests = bench.run(0, 0);
         if requests.contains(&3) {
-            culprit = culprit.or(bench.scheduler.fail(now, 0, Ticket(ticket)));
+            culprits.extend(bench.scheduler.fail(now, 0, Ticket(ticket)));
         } else {
             bench.finish(1, 0, ticket, 1);
         }
@@ -279,7 +283,7 @@ fn a_failed_batch_is_halved_until_only_the_culprit_fails() {
         tried,
         [vec![1, 2, 3, 4], vec![1, 2], vec![3, 4], vec![3], vec![4]]
     );
-    assert_eq!(culprit, Some(RequestId(3)));
+    assert_eq!(culprits, [RequestId(3)]);
     assert_eq!(bench.scheduler.next_deadline(), None, "all are answered");
 }
 
@@ -292,7 +296,7 @@ fn what_a_dead_device_held_runs_one_by_one_elsewhere_in_order() {
     assert_eq!(bench.run(0, 0).len(), 8);
     bench.scheduler.devices[0].costs.observe(DIGITS, 8, 0);
     assert_eq!(bench.run(0, 0).len(), 2);
-    assert_eq!(bench.scheduler.die(0), None);
+    assert_eq!(bench.scheduler.die(0), []);
     assert_eq!(bench.next(1, 0), Decision::Idle);
     for (id, ticket) in (1..=10).zip(3..) {
         assert_eq!(bench.run(1, 1), [id]);
@@ -307,11 +311,11 @@ fn a_request_whose_device_dies_twice_is_the_poison() {
     bench.push(0, A, DIGITS, 1);
     bench.push(0, A, DIGITS, 1);
     assert_eq!(bench.run(0, 0), [1, 2]);
-    assert_eq!(bench.scheduler.die(0), None);
+    assert_eq!(bench.scheduler.die(0), []);
     assert_eq!(bench.run(0, 1), [1]);
     // The second slot holds one that is under suspicion as well, but it has not begun when the device dies.
     assert_eq!(bench.run(0, 1), [2]);
-    assert_eq!(bench.scheduler.die(1), Some(RequestId(1)));
+    assert_eq!(bench.scheduler.die(1), [RequestId(1)]);
     assert_eq!(bench.run(0, 2), [2]);
     bench.finish(1, 2, 4, 1);
     assert_eq!(bench.scheduler.next_deadline(), None);
@@ -340,7 +344,7 @@ fn what_expires_in_a_failed_batch_is_not_run_again() {
     assert_eq!(bench.run(5, 0), [1, 2]);
     let now = bench.at(1_000);
     assert_eq!(bench.scheduler.expire(now), [RequestId(1)]);
-    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), None);
+    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), []);
     assert_eq!(bench.run(1_000, 0), [2]);
 }
 
@@ -419,4 +423,85 @@ fn the_queues_drain_in_the_rows_time_divided_by_the_devices() {
     assert_eq!(bench.scheduler.drain_time(), Duration::from_millis(400));
     bench.scheduler.die(0);
     assert_eq!(bench.scheduler.drain_time(), Duration::from_millis(800));
+}
+
+#[test]
+fn a_model_that_goes_gives_back_what_waits_and_no_run_of_it_begins() {
+    let mut bench = Bench::new(0, 1);
+    for tenant in [A, B, A] {
+        bench.push(0, tenant, DIGITS, 5);
+    }
+    bench.push(0, B, OTHER, 1);
+    assert_eq!(bench.run(0, 0), [1]);
+    let given_back = bench.scheduler.remove_model(DIGITS);
+    assert_eq!(given_back, [RequestId(2), RequestId(3)]);
+    assert!(!bench.scheduler.has_model(DIGITS));
+    assert_eq!(bench.scheduler.queued_rows(), 1);
+    assert!(bench.scheduler.is_running(DIGITS), "its run goes on");
+    bench.finish(10, 0, 1, 10);
+    assert!(!bench.scheduler.is_running(DIGITS));
+    assert_eq!(bench.run(10, 0), [4], "the other model is untouched");
+    assert_eq!(bench.scheduler.remove_model(DIGITS), []);
+}
+
+#[test]
+fn a_run_that_fails_after_its_model_has_gone_is_not_run_again() {
+    let mut bench = Bench::new(0, 2);
+    for _ in 0..12 {
+        bench.push(0, A, DIGITS, 1);
+    }
+    assert_eq!(bench.run(0, 0).len(), 8);
+    assert_eq!(bench.run(0, 1).len(), 4);
+    assert_eq!(bench.scheduler.remove_model(DIGITS), []);
+    let now = bench.at(1);
+    let failed = bench.scheduler.fail(now, 0, Ticket(1));
+    assert_eq!(failed, (1..=8).map(RequestId).collect::<Vec<_>>());
+    let died = bench.scheduler.die(1);
+    assert_eq!(died, (9..=12).map(RequestId).collect::<Vec<_>>());
+    assert_eq!(bench.next(1, 0), Decision::Idle);
+    assert_eq!(bench.scheduler.next_deadline(), None, "all are answered");
+}
+
+#[test]
+fn what_waits_to_run_again_is_given_back_with_its_model() {
+    let mut bench = Bench::new(0, 1);
+    for _ in 0..4 {
+        bench.push(0, A, DIGITS, 1);
+    }
+    bench.run(0, 0);
+    let now = bench.at(1);
+    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), []);
+    assert_eq!(bench.run(1, 0), [1, 2]);
+    assert_eq!(
+        bench.scheduler.remove_model(DIGITS),
+        [RequestId(3), RequestId(4)]
+    );
+    bench.finish(2, 0, 2, 1);
+    assert_eq!(bench.next(2, 0), Decision::Idle);
+    assert_eq!(bench.scheduler.next_deadline(), None, "all are answered");
+}
+
+#[test]
+fn a_deadline_on_a_device_outlives_the_model() {
+    let mut bench = Bench::new(0, 1);
+    bench.push(0, A, DIGITS, 1);
+    bench.run(0, 0);
+    assert_eq!(bench.scheduler.remove_model(DIGITS), []);
+    let now = bench.at(1_000);
+    assert_eq!(bench.scheduler.expire(now), [RequestId(1)]);
+    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), [], "was answered");
+}
+
+#[test]
+fn a_model_that_comes_has_no_past() {
+    let mut bench = Bench::new(0, 1);
+    bench.push(0, A, DIGITS, 1);
+    bench.run(0, 0);
+    bench.finish(10, 0, 1, 10);
+    bench.scheduler.remove_model(DIGITS);
+    bench.scheduler.add_model(ModelId(3), 8);
+    bench.push(10, A, ModelId(3), 1);
+    assert_eq!(bench.run(10, 0), [2]);
+    bench.push(11, A, ModelId(3), 1);
+    assert_eq!(bench.next(11, 0), Decision::Idle, "its cost is not known");
 }

@@ -1,7 +1,7 @@
 //! Who runs when, in exact virtual time.
 
 use crate::support::{
-    Callers, MS, Node, echo_spec, eight_rows, request, run, settle, sim, sim_with, values,
+    Callers, MS, Node, echo_spec, eight_rows, request, settle, sim, sim_with, source, start, values,
 };
 use shoal_inference::{
     Compute, Config, Explanation, ModelSpec, Request, SimConfig, SimDevice, Tensor,
@@ -145,11 +145,9 @@ async fn a_quiet_tenant_is_not_starved_by_a_flood() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_on_one_model_does_not_hold_up_another() {
-    let (inference, _engine) = run(eight_rows(), vec![sim_with(&[])], &["busy", "quiet"])
-        .await
-        .unwrap();
-    let busy = inference.model("busy").unwrap();
-    let quiet = inference.model("quiet").unwrap();
+    let (inference, _engine) = start(eight_rows(), vec![sim_with(&[])]);
+    let busy = inference.load(source("busy")).await.unwrap();
+    let quiet = inference.load(source("quiet")).await.unwrap();
     let mut callers = Callers::new();
     for _ in 0..200 {
         let (inference, request) = (inference.clone(), request(&busy, 1, &[0.0]));
@@ -291,9 +289,9 @@ async fn dropping_everything_with_work_in_flight_leaves_no_task_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_whose_handle_is_dropped_while_it_loads_ends() {
+async fn an_engine_whose_handle_is_gone_before_it_runs_ends() {
     let (inference, engine) =
-        shoal_inference::Inference::new(eight_rows(), vec![SimDevice::new(sim())], vec![]).unwrap();
+        shoal_inference::Inference::new(eight_rows(), vec![SimDevice::new(sim())]).unwrap();
     drop(inference);
     engine.run().await;
     assert_eq!(crate::support::alive_tasks(), 0);

@@ -1,8 +1,7 @@
 //! Every key at its bounds and beyond; what else an engine cannot be built from.
 
 use crate::support::sim_with;
-use shoal_inference::{AnyDevice, Config, ConfigError, Inference, ModelSource};
-use std::sync::Arc;
+use shoal_inference::{AnyDevice, Config, ConfigError, Inference};
 use std::time::Duration;
 
 type Change = fn(&mut Config);
@@ -19,7 +18,7 @@ fn a_value_out_of_its_range_is_refused_by_its_key() {
         change(&mut config);
         config.validate().map_err(|error| error.to_string())
     };
-    let refused: [(Change, &str); 11] = [
+    let refused: [(Change, &str); 13] = [
         (|c| c.rows_max = 0, "rows_max is 0, expected 1 to 65536"),
         (
             |c| c.rows_max = 65_537,
@@ -40,6 +39,11 @@ fn a_value_out_of_its_range_is_refused_by_its_key() {
         (
             |c| c.requests_max = (1 << 20) + 1,
             "requests_max is 1048577, expected 1 to 1048576",
+        ),
+        (|c| c.models_max = 0, "models_max is 0, expected 1 to 4096"),
+        (
+            |c| c.models_max = 4_097,
+            "models_max is 4097, expected 1 to 4096",
         ),
         (
             |c| c.tensor_bytes_max = 0,
@@ -65,12 +69,14 @@ fn a_value_out_of_its_range_is_refused_by_its_key() {
     for (change, message) in refused {
         assert_eq!(with(change), Err(message.to_owned()));
     }
-    let accepted: [Change; 7] = [
+    let accepted: [Change; 9] = [
         |c| c.rows_max = 1,
         |c| (c.rows_max, c.tenant_rows_max) = (65_536, 65_536),
         |c| c.wait_max = Duration::from_secs(10),
         |c| c.requests_max = 1,
         |c| c.requests_max = 1 << 20,
+        |c| c.models_max = 1,
+        |c| c.models_max = 4_096,
         |c| c.tensor_bytes_max = 1,
         |c| (c.tensor_bytes_max, c.tenant_bytes_max) = (4 << 30, 4 << 30),
     ];
@@ -80,20 +86,12 @@ fn a_value_out_of_its_range_is_refused_by_its_key() {
 }
 
 #[test]
-fn an_engine_needs_a_device_and_each_model_once() {
-    let model = |name: &str| ModelSource {
-        name: name.to_owned(),
-        onnx: Arc::from([]),
-    };
-    let none = Inference::new::<AnyDevice>(Config::default(), vec![], vec![]);
+fn an_engine_needs_a_device_and_a_valid_configuration() {
+    let none = Inference::new::<AnyDevice>(Config::default(), vec![]);
     assert_eq!(none.err(), Some(ConfigError::NoDevice));
-    let twice = vec![model("a"), model("b"), model("a")];
-    let twice = Inference::new(Config::default(), vec![sim_with(&[])], twice);
-    let expected = ConfigError::DuplicateModel("a".to_owned());
-    assert_eq!(twice.err(), Some(expected));
     let bad = Config {
         rows_max: 0,
         ..Config::default()
     };
-    assert!(Inference::new(bad, vec![sim_with(&[])], vec![]).is_err());
+    assert!(Inference::new(bad, vec![sim_with(&[])]).is_err());
 }

@@ -88,6 +88,9 @@ pub(crate) async fn device_conformance(device: impl Device) {
     bench.a_dropped_recv_loses_nothing().await;
     bench.plans_that_do_not_fit_fail_and_nothing_else().await;
     bench.runs_well().await;
+    bench
+        .a_model_that_was_let_go_is_not_run_until_it_is_loaded_again()
+        .await;
 }
 
 fn outcome_of(
@@ -130,16 +133,32 @@ fn plan_of(rows: u32) -> (Vec<Vec<TensorRef>>, Vec<u8>) {
 
 impl<D: Device> Bench<D> {
     async fn load(&mut self) {
+        self.load_as(MODEL).await;
+    }
+
+    async fn load_as(&mut self, model: ModelId) {
         let file = Payload::Shared(identity().into());
+        let result = Ok(identity_spec());
+        self.change(
+            Command::Load { model },
+            file,
+            Event::Loaded { model, result },
+        )
+        .await;
+    }
+
+    async fn unload(&mut self, model: ModelId) {
+        let unloaded = Event::Unloaded { model };
+        self.change(Command::Unload { model }, Payload::empty(), unloaded)
+            .await;
+    }
+
+    async fn change(&mut self, command: Command, payload: Payload, answer: Event) {
         self.device
-            .send(Command::Load { model: MODEL }, file)
+            .send(command, payload)
             .expect("the device lives");
         let (event, payload) = self.device.recv().await.expect("the device lives");
-        let loaded = Event::Loaded {
-            model: MODEL,
-            result: Ok(identity_spec()),
-        };
-        assert_eq!(event, loaded);
+        assert_eq!(event, answer);
         assert!(payload.is_empty());
     }
 
@@ -258,6 +277,28 @@ impl<D: Device> Bench<D> {
             None => self.device.recv().await,
         };
         assert!(outcome_of(ticket, answer).0.is_ok());
+    }
+
+    async fn a_model_that_was_let_go_is_not_run_until_it_is_loaded_again(&mut self) {
+        let other = ModelId(4);
+        self.load_as(other).await;
+        self.unload(MODEL).await;
+        // Let go twice, and what never came.
+        self.unload(MODEL).await;
+        self.unload(ModelId(5)).await;
+        let (requests, payload) = plan_of(1);
+        let ticket = self.submit(requests.clone(), payload.clone());
+        let (result, _) = self.outcome(ticket).await;
+        assert!(matches!(result, Err(RunError::Failed(_))), "{result:?}");
+        let plan = Rows {
+            model: other,
+            requests,
+        };
+        let ticket = self.submit_plan(plan, payload, MINUTE);
+        assert!(self.outcome(ticket).await.0.is_ok(), "the other is here");
+        self.load().await;
+        self.runs_well().await;
+        self.unload(other).await;
     }
 
     async fn plans_that_do_not_fit_fail_and_nothing_else(&mut self) {

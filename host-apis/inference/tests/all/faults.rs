@@ -3,9 +3,9 @@
 use crate::support::numbers::Numbers;
 use crate::support::seed::seed;
 use crate::support::{
-    Callers, MS, Node, alive_tasks, eight_rows, run, settle, sim, sim_with, values,
+    Callers, MS, Node, alive_tasks, eight_rows, settle, sim, sim_with, source, start, values,
 };
-use shoal_inference::{Config, Error, Fault, LoadError, SimConfig, SimDevice};
+use shoal_inference::{Config, Error, Fault, LoadError, SimConfig, SimDevice, UnloadError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -250,14 +250,18 @@ async fn a_model_that_does_not_load_is_named_with_its_reason() {
         compute: shoal_inference::Compute::Onnx,
         ..sim()
     });
-    let failed = run(Config::default(), vec![device], &["empty"]).await.err();
+    let (inference, engine) = start(Config::default(), vec![device]);
+    let failed = inference.load(source("empty")).await;
     let expected = LoadError::Model {
         model: "empty".to_owned(),
         device: "sim".to_owned(),
         reason: "the file has 0 graphs, expected one".to_owned(),
     };
-    assert_eq!(failed, Some(expected));
-    settle().await;
+    assert_eq!(failed, Err(expected));
+    assert_eq!(inference.models(), []);
+    assert!(inference.is_live(), "others may be loaded");
+    drop(inference);
+    engine.join_all().await;
     assert_eq!(alive_tasks(), 0);
 }
 
@@ -269,20 +273,24 @@ async fn devices_that_read_a_model_differently_are_refused() {
         compute: shoal_inference::Compute::Echo(spec),
         ..sim()
     });
-    let failed = run(eight_rows(), vec![sim_with(&[]), other], &["echo"]).await;
+    let (inference, _engine) = start(eight_rows(), vec![sim_with(&[]), other]);
+    let failed = inference.load(source("echo")).await;
     let expected = LoadError::Disagreement {
         model: "echo".to_owned(),
     };
-    assert_eq!(failed.err(), Some(expected));
+    assert_eq!(failed, Err(expected));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_never_runs_says_so() {
     let (inference, engine) =
-        shoal_inference::Inference::new(eight_rows(), vec![sim_with(&[])], vec![]).unwrap();
+        shoal_inference::Inference::new(eight_rows(), vec![sim_with(&[])]).unwrap();
     assert!(!inference.is_live());
     drop(engine);
-    assert_eq!(inference.loaded().await, Err(LoadError::Stopped));
+    let load = inference.load(source("echo")).await;
+    assert_eq!(load, Err(LoadError::Stopped));
+    let unload = inference.unload("echo").await;
+    assert_eq!(unload, Err(UnloadError::Stopped));
     sleep(Duration::from_secs(1)).await;
     assert!(!inference.is_live());
 }

@@ -1,7 +1,7 @@
 //! Devices that do not keep the contract. One may live in another process, so what it answers is outside data: checked, and
 //! the worst it can do is to fail the requests it was given.
 
-use crate::support::{Callers, Node, echo_spec, eight_rows, run, sim_with, values};
+use crate::support::{Callers, Node, echo_spec, eight_rows, sim_with, source, start, values};
 use shoal_inference::plan::{Command, Event, Rows, RowsDone, Ticket};
 use shoal_inference::{
     AnyDevice, DType, Device, DeviceGone, DeviceInfo, Error, LoadError, Payload, SimDevice,
@@ -37,6 +37,10 @@ impl<F: FnMut(Ticket, Rows, Payload) -> Vec<Option<Answer>> + Send + 'static> De
             Command::Load { model } => {
                 let result = Ok(echo_spec());
                 let event = Event::Loaded { model, result };
+                self.answers.push_back(Some((event, Payload::empty())));
+            }
+            Command::Unload { model } => {
+                let event = Event::Unloaded { model };
                 self.answers.push_back(Some((event, Payload::empty())));
             }
             Command::Submit { ticket, plan, .. } => {
@@ -123,10 +127,11 @@ async fn an_answer_to_nothing_that_was_asked_is_ignored() {
         let unasked = changed(Ticket(u64::MAX), plan.clone(), payload.clone(), |_| ());
         let model = plan.model;
         let result = Ok(echo_spec());
-        let loaded = vec![Some((Event::Loaded { model, result }, Payload::empty()))];
+        let events = [Event::Loaded { model, result }, Event::Unloaded { model }];
+        let models = events.map(|event| Some((event, Payload::empty())));
         let answer = changed(ticket, plan, payload, |_| ());
         // Twice, too.
-        [unasked, loaded, answer.clone(), answer].concat()
+        [unasked, models.into(), answer.clone(), answer].concat()
     });
     let node = Node::start(eight_rows(), vec![device]).await;
     for value in [1.0, 2.0, 3.0] {
@@ -154,9 +159,10 @@ async fn a_device_that_claims_all_the_time_in_the_world_breaks_no_sum() {
 async fn a_device_that_ends_while_it_loads_is_named() {
     let mut device = Liar::new(|_, _, _| Vec::new());
     device.answers.push_back(None);
-    let failed = run(eight_rows(), vec![device], &["echo"]).await.err();
+    let (inference, _engine) = start(eight_rows(), vec![device]);
+    let failed = inference.load(source("echo")).await;
     let device = "liar".to_owned();
-    assert_eq!(failed, Some(LoadError::DeviceGone { device }));
+    assert_eq!(failed, Err(LoadError::DeviceGone { device }));
 }
 
 /// Panics in its worker's task when it is given a run.

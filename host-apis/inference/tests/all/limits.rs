@@ -268,7 +268,6 @@ async fn a_model_that_is_not_there_is_refused() {
     let node = Node::of(sim()).await;
     let mut request = request(&node.echo, 1, &[0.0]);
     request.model = ModelId(7);
-    let error = Error::Invalid("model 7 is not loaded".to_owned());
-    assert_eq!(node.inference.submit(request).await, Err(error));
+    assert_eq!(node.inference.submit(request).await, Err(Error::NotLoaded));
     assert_eq!(node.inference.model("nothing"), None);
 }

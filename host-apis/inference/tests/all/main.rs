@@ -8,12 +8,14 @@
 mod support;
 
 mod batching;
+mod check;
 mod config;
 mod device_conformance;
 mod fair_queue;
 mod faults;
 mod liars;
 mod limits;
+mod models;
 mod onnx;
 mod seam;
 mod tensor;

@@ -3,6 +3,7 @@
 use crate::device_conformance::{cpu, identity_spec, instant};
 use crate::support::onnx_file::identity;
 use crate::support::remote::over_a_socket;
+use crate::support::start;
 use shoal_inference::plan::{Command, Event, Rows, RowsDone, RunError, TensorRef, Ticket};
 use shoal_inference::{
     Compute, Config, DType, Device, Error, Inference, ModelId, ModelSource, Reply, Request,
@@ -26,6 +27,7 @@ fn every_message_reads_back_as_it_was_written() {
     };
     let commands = [
         Command::Load { model: ModelId(7) },
+        Command::Unload { model: ModelId(7) },
         Command::Submit {
             ticket: Ticket(u64::MAX),
             plan,
@@ -55,23 +57,24 @@ fn every_message_reads_back_as_it_was_written() {
     let outcomes = results.map(|result| Event::Outcome { ticket, result });
     let loads = [Ok(identity_spec()), Err("no".to_owned())];
     let loads = loads.map(|result| Event::Loaded { model, result });
-    for event in outcomes.into_iter().chain(loads) {
+    let unloaded = Event::Unloaded { model };
+    for event in outcomes.into_iter().chain(loads).chain([unloaded]) {
         let written = serde_json::to_vec(&event).unwrap();
         assert_eq!(serde_json::from_slice::<Event>(&written).unwrap(), event);
     }
 }
 
-/// The answers of 64 requests of 4 tenants, each of 1 to 3 rows of its own.
-async fn answers<D: Device>(device: D) -> Vec<Result<Vec<(String, Tensor)>, Error>> {
-    let models = vec![ModelSource {
+fn identity_source() -> ModelSource {
+    ModelSource {
         name: "identity".to_owned(),
         onnx: identity().into(),
-    }];
-    let (inference, engine) = Inference::new(Config::default(), vec![device], models).unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(engine.run());
-    inference.loaded().await.unwrap();
-    let model = inference.model("identity").unwrap().id;
+    }
+}
+
+/// The answers of 64 requests of 4 tenants, each of 1 to 3 rows of its own.
+async fn answers<D: Device>(device: D) -> Vec<Result<Vec<(String, Tensor)>, Error>> {
+    let (inference, _engine) = start(Config::default(), vec![device]);
+    let model = inference.load(identity_source()).await.unwrap().id;
     let mut callers = JoinSet::new();
     for n in 0..64_u16 {
         let rows = 1 + u32::from(n % 3);
@@ -113,17 +116,11 @@ async fn when_the_far_end_is_killed_callers_are_told() {
         ..crate::support::sim()
     });
     let device = over_a_socket(hung, &mut host);
-    let models = vec![ModelSource {
-        name: "identity".to_owned(),
-        onnx: identity().into(),
-    }];
-    let (inference, engine) = Inference::new(Config::default(), vec![device], models).unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(engine.run());
-    inference.loaded().await.unwrap();
+    let (inference, _engine) = start(Config::default(), vec![device]);
+    let model = inference.load(identity_source()).await.unwrap().id;
     let request = Request {
         tenant: TenantId(1),
-        model: ModelId(0),
+        model,
         deadline: Instant::now() + Duration::from_secs(60),
         inputs: vec![("x".to_owned(), Tensor::f32(vec![1, 3], &[0.0; 3]).unwrap())],
     };
@@ -139,14 +136,10 @@ async fn when_the_far_end_is_killed_callers_are_told() {
 
 #[tokio::test]
 async fn an_engine_on_a_thread_of_its_own_ends_with_its_last_handle() {
-    let models = vec![ModelSource {
-        name: "identity".to_owned(),
-        onnx: identity().into(),
-    }];
-    let (inference, engine) = Inference::new(Config::default(), vec![cpu()], models).unwrap();
+    let (inference, engine) = Inference::new(Config::default(), vec![cpu()]).unwrap();
     let thread = start_thread(engine).unwrap();
     assert_eq!(thread.thread().name(), Some("inference"));
-    inference.loaded().await.unwrap();
+    inference.load(identity_source()).await.unwrap();
     assert!(inference.is_live());
     drop(inference);
     thread.join().unwrap();

@@ -5,7 +5,8 @@ mod burst;
 mod report;
 
 use crate::sandbox::{Allocator, FunctionSource};
-use crate::{Config, Parts, Ready, Shutdown, shutdown};
+use crate::store::Data;
+use crate::{Access, Config, Listeners, Parts, Ready, Seed, Shutdown, shutdown};
 use anyhow::Context as _;
 use burst::{Burst, Measured};
 use report::{Pair, Report};
@@ -14,6 +15,7 @@ use shoal_inference::{
 };
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -70,7 +72,10 @@ impl Demo {
             .context("listening on loopback")?;
         let address = listener.local_addr()?;
         progress(&format!("starting a node on http://{address}"));
-        let main = Node::new(Kind::Cpu, true, all_functions());
+        // The nodes share what the first of them compiles.
+        let temporary = tempfile::tempdir().context("making a directory for compiled code")?;
+        let compiled = temporary.path().join("code");
+        let main = Node::new(Kind::Cpu, true, all_functions(), &compiled);
         let (ready, is_ready) = oneshot::channel();
         let (own, stop) = shutdown();
         let (running, ended) = oneshot::channel::<()>();
@@ -86,7 +91,7 @@ impl Demo {
                 began.elapsed().as_secs_f64()
             ));
             let burst = Burst::new(TENANTS, self.requests)?;
-            let report = measure(&burst, address, &inference).await?;
+            let report = measure(&burst, address, &inference, &compiled).await?;
             self.print(&report)?;
             if !self.once {
                 print!("{}", report::try_these(address));
@@ -127,16 +132,17 @@ async fn measure(
     burst: &Burst,
     address: SocketAddr,
     inference: &Inference,
+    compiled: &Path,
 ) -> anyhow::Result<Report> {
     progress("burst on this CPU, batching on");
     let batched = burst.run(address, inference).await?;
     progress("burst on this CPU, batching off");
-    let unbatched = on_own_node(burst, Kind::Cpu, false).await?;
+    let unbatched = on_own_node(burst, Kind::Cpu, false, compiled).await?;
     let cpu = Pair { batched, unbatched };
     progress("burst on a simulated accelerator, batching on");
-    let batched = on_own_node(burst, Kind::Simulated, true).await?;
+    let batched = on_own_node(burst, Kind::Simulated, true, compiled).await?;
     progress("burst on a simulated accelerator, batching off");
-    let unbatched = on_own_node(burst, Kind::Simulated, false).await?;
+    let unbatched = on_own_node(burst, Kind::Simulated, false, compiled).await?;
     Ok(Report {
         tenants: TENANTS.len(),
         cpu,
@@ -145,13 +151,18 @@ async fn measure(
 }
 
 /// Starts a node for one burst, with the one function that the burst calls.
-async fn on_own_node(burst: &Burst, kind: Kind, batching: bool) -> anyhow::Result<Measured> {
+async fn on_own_node(
+    burst: &Burst,
+    kind: Kind,
+    batching: bool,
+    compiled: &Path,
+) -> anyhow::Result<Measured> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     let (ready, is_ready) = oneshot::channel();
     let (own, stop) = shutdown();
     let node = serve(
-        Node::new(kind, batching, functions("digits", DIGITS)),
+        Node::new(kind, batching, functions("digits", DIGITS), compiled),
         listener,
         stop,
         ready,
@@ -177,10 +188,12 @@ struct Node {
     kind: Kind,
     config: Config,
     functions: Vec<FunctionSource>,
+    /// Where all nodes of the demo keep compiled code: their tenants are the same.
+    compiled: PathBuf,
 }
 
 impl Node {
-    fn new(kind: Kind, batching: bool, functions: Vec<FunctionSource>) -> Self {
+    fn new(kind: Kind, batching: bool, functions: Vec<FunctionSource>, compiled: &Path) -> Self {
         let mut config = Config {
             guests_max: GUESTS_MAX,
             shutdown_grace: Duration::from_secs(5),
@@ -193,6 +206,7 @@ impl Node {
             kind,
             config,
             functions,
+            compiled: compiled.to_owned(),
         }
     }
 
@@ -221,12 +235,17 @@ async fn serve(
     let parts = Parts {
         devices: vec![node.device()?],
         config: node.config,
-        listener,
-        models: vec![ModelSource {
-            name: "digits".to_owned(),
-            onnx: Arc::from(DIGITS_ONNX),
-        }],
-        functions: node.functions,
+        listeners: Listeners::one(listener),
+        data: Data::in_memory()?.with_code(node.compiled),
+        access: Access::Open,
+        new_admin_key: false,
+        seed: Seed {
+            models: vec![ModelSource {
+                name: "digits".to_owned(),
+                onnx: Arc::from(DIGITS_ONNX),
+            }],
+            functions: node.functions,
+        },
     };
     crate::run(parts, stop, |node: Ready<'_>| {
         if let Allocator::OnDemand { why } = node.allocator {
@@ -260,6 +279,7 @@ fn functions(name: &str, wasm: &[u8]) -> Vec<FunctionSource> {
             name: name.to_owned(),
             wasm: wasm.clone(),
             models: BTreeSet::from(["digits".to_owned()]),
+            public: false,
         })
         .into()
 }

@@ -1,4 +1,5 @@
-//! Laws that hold for every script of submissions, outcomes, failures, deaths, departures and passing time.
+//! Laws that hold for every script of submissions, outcomes, failures, deaths, departures, models that come and go, and
+//! passing time.
 
 use super::super::*;
 use crate::plan::DEPTH;
@@ -6,6 +7,7 @@ use crate::seed::cases;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
+/// Rows of the models there are at first.
 const ROWS_MAX: [u32; 2] = [8, 1];
 const DEVICES: usize = 3;
 const TENANT_ROWS_MAX: u64 = 30;
@@ -14,10 +16,18 @@ const TENANT_ROWS_MAX: u64 = 30;
 enum Step {
     Push {
         tenant: u64,
-        model: u32,
+        /// One of the models there are.
+        model: usize,
         rows: u32,
         shape: u32,
         lives_ms: u64,
+    },
+    Come {
+        rows_max: u32,
+    },
+    /// One of the models there are.
+    Go {
+        model: usize,
     },
     /// The caller of one of the latest requests leaves.
     Leave {
@@ -38,15 +48,17 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0..5_u64, 0..2_u32, 1..=8_u32, 0..2_u32, 1..200_u64).prop_map(
+        8 => (0..5_u64, 0..6_usize, 1..=8_u32, 0..2_u32, 1..200_u64).prop_map(
             |(tenant, model, rows, shape, lives_ms)| Step::Push {
                 tenant,
                 model,
-                rows: if model == 1 { 1 } else { rows },
+                rows,
                 shape,
                 lives_ms,
             }
         ),
+        1 => prop_oneof![Just(1), Just(8)].prop_map(|rows_max| Step::Come { rows_max }),
+        1 => (0..6_usize).prop_map(|model| Step::Go { model }),
         2 => (0..10_u64).prop_map(|back| Step::Leave { back }),
         4 => (0..20_u64).prop_map(|ms| Step::Pass { ms }),
         6 => (0..DEVICES, prop::bool::weighted(0.8)).prop_map(|(device, well)| Step::End { device, well }),
@@ -62,12 +74,17 @@ enum End {
     Failed,
     Expired,
     Gone,
+    /// With its model.
+    Unloaded,
 }
 
 /// The scheduler, and all that is known of every request from outside.
 struct World {
     scheduler: Scheduler,
     now: Instant,
+    /// Most rows of each model there is.
+    models: BTreeMap<ModelId, u32>,
+    last_model: u32,
     entries: BTreeMap<RequestId, Entry>,
     ends: BTreeMap<RequestId, End>,
     left: HashSet<RequestId>,
@@ -85,9 +102,11 @@ impl World {
             tenant_bytes_max: 1_000,
             batch_bytes_max: 60,
         };
-        Self {
-            scheduler: Scheduler::new(limits, &ROWS_MAX, DEVICES),
+        let mut world = Self {
+            scheduler: Scheduler::new(limits, DEVICES),
             now: Instant::now(),
+            models: BTreeMap::new(),
+            last_model: 0,
             entries: BTreeMap::new(),
             ends: BTreeMap::new(),
             left: HashSet::new(),
@@ -95,7 +114,46 @@ impl World {
             dead: vec![false; DEVICES],
             begun: HashSet::new(),
             last_of: BTreeMap::new(),
+        };
+        for rows_max in ROWS_MAX {
+            world.come(rows_max);
         }
+        world
+    }
+
+    fn come(&mut self, rows_max: u32) {
+        self.last_model += 1;
+        let model = ModelId(self.last_model);
+        self.models.insert(model, rows_max);
+        self.scheduler.add_model(model, rows_max);
+    }
+
+    /// What waits ends with its model; nothing of it is left but what is on a device.
+    fn go(&mut self, model: ModelId) {
+        self.models.remove(&model);
+        for id in self.scheduler.remove_model(model) {
+            assert_eq!(self.entries[&id].model, model);
+            self.end(id, End::Unloaded);
+        }
+        let on_devices: HashSet<RequestId> = self
+            .flights
+            .iter()
+            .flatten()
+            .flat_map(|(_, requests)| requests.iter().copied())
+            .collect();
+        for entry in self.entries.values().filter(|entry| entry.model == model) {
+            let is_over = self.ends.contains_key(&entry.id);
+            assert!(is_over || on_devices.contains(&entry.id));
+        }
+    }
+
+    /// The n-th of the models there are, and its rows.
+    fn pick(&self, n: usize) -> Option<(ModelId, u32)> {
+        let at = n.checked_rem(self.models.len())?;
+        self.models
+            .iter()
+            .nth(at)
+            .map(|(model, rows)| (*model, *rows))
     }
 
     /// Nothing is answered twice.
@@ -113,10 +171,14 @@ impl World {
                 shape,
                 lives_ms,
             } => {
+                let Some((model, rows_max)) = self.pick(model) else {
+                    return;
+                };
+                let rows = rows.min(rows_max);
                 let entry = Entry {
                     id: RequestId(self.entries.len() as u64),
                     tenant: TenantId(tenant),
-                    model: ModelId(model),
+                    model,
                     shape: [shape].into(),
                     rows,
                     bytes: u64::from(rows) * 10,
@@ -125,6 +187,12 @@ impl World {
                 };
                 if self.scheduler.push(entry.clone()).is_ok() {
                     self.entries.insert(entry.id, entry);
+                }
+            }
+            Step::Come { rows_max } => self.come(rows_max),
+            Step::Go { model } => {
+                if let Some((model, _)) = self.pick(model) {
+                    self.go(model);
                 }
             }
             Step::Leave { back } => {
@@ -137,8 +205,8 @@ impl World {
                 if !self.dead[device] {
                     self.dead[device] = true;
                     self.flights[device].clear();
-                    if let Some(poison) = self.scheduler.die(device) {
-                        self.fail(poison);
+                    for id in self.scheduler.die(device) {
+                        self.fail(id);
                     }
                 }
             }
@@ -151,9 +219,14 @@ impl World {
             return;
         };
         if !well {
-            if let Some(culprit) = self.scheduler.fail(self.now, device, ticket) {
-                assert_eq!(requests, [culprit], "only who ran alone may fail");
-                self.fail(culprit);
+            let failed = self.scheduler.fail(self.now, device, ticket);
+            let model = self.entries[&requests[0]].model;
+            assert!(
+                failed.is_empty() || requests.len() == 1 || !self.models.contains_key(&model),
+                "only who ran alone may fail"
+            );
+            for id in failed {
+                self.fail(id);
             }
             return;
         }
@@ -168,11 +241,8 @@ impl World {
         }
     }
 
-    /// A culprit whose deadline has passed has had its answer.
     fn fail(&mut self, id: RequestId) {
-        if !self.ends.contains_key(&id) {
-            self.end(id, End::Failed);
-        }
+        self.end(id, End::Failed);
     }
 
     /// What the engine does after every event, and the laws that hold then.
@@ -218,7 +288,10 @@ impl World {
         let entries: Vec<&Entry> = run.requests.iter().map(|id| &self.entries[id]).collect();
         let first = entries[0];
         let rows: u32 = entries.iter().map(|entry| entry.rows).sum();
-        assert!(rows <= ROWS_MAX[run.model.0 as usize]);
+        assert!(
+            rows <= self.models[&run.model],
+            "of a model that is there, and no more than it takes"
+        );
         let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         assert!(entries.len() == 1 || bytes <= 60);
         for entry in &entries {
@@ -256,7 +329,7 @@ impl World {
             oldest.is_some_and(|at| at + self.scheduler.limits.wait_max <= self.now)
         };
         assert!(
-            !(idle && self.scheduler.queues.iter().any(eligible)),
+            !(idle && self.scheduler.queues.values().any(eligible)),
             "idle beside eligible work"
         );
     }
@@ -283,7 +356,7 @@ impl World {
         assert!(
             scheduler
                 .queues
-                .iter()
+                .values()
                 .all(|queue| queue.oldest().is_none())
         );
     }
@@ -319,7 +392,7 @@ proptest! {
                 let entry = Entry {
                     id: RequestId(id + at as u64),
                     tenant: TenantId(at as u64),
-                    model: ModelId(0),
+                    model: ModelId(1),
                     shape: Shape::default(),
                     rows,
                     bytes: 1,

@@ -6,8 +6,8 @@ pub(crate) mod remote;
 pub(crate) mod seed;
 
 use shoal_inference::{
-    Compute, Config, DType, Device, Error, Fault, Inference, LoadError, Model, ModelSource,
-    ModelSpec, Port, Reply, Request, SimConfig, SimDevice, TenantId, Tensor,
+    Compute, Config, DType, Device, Error, Fault, Inference, Model, ModelSource, ModelSpec, Port,
+    Reply, Request, SimConfig, SimDevice, TenantId, Tensor,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +71,8 @@ impl Node {
     }
 
     pub(crate) async fn start<D: Device>(config: Config, devices: Vec<D>) -> Self {
-        let (inference, engine) = run(config, devices, &["echo"]).await.expect("loads");
-        let echo = inference.model("echo").expect("is loaded");
+        let (inference, engine) = start(config, devices);
+        let echo = inference.load(source("echo")).await.expect("loads");
         Self {
             inference,
             echo,
@@ -100,20 +100,20 @@ impl Node {
 /// Callers in tasks of their own.
 pub(crate) type Callers = JoinSet<Result<Reply, Error>>;
 
-/// Starts an engine and waits for its models.
-pub(crate) async fn run<D: Device>(
-    config: Config,
-    devices: Vec<D>,
-    models: &[&str],
-) -> Result<(Inference, JoinSet<()>), LoadError> {
-    let models = models.iter().map(|name| ModelSource {
-        name: (*name).to_owned(),
-        onnx: Arc::from([]),
-    });
-    let (inference, engine) = Inference::new(config, devices, models.collect()).expect("valid");
+/// Starts an engine, without models.
+pub(crate) fn start<D: Device>(config: Config, devices: Vec<D>) -> (Inference, JoinSet<()>) {
+    let (inference, engine) = Inference::new(config, devices).expect("valid");
     let mut tasks = JoinSet::new();
     tasks.spawn(engine.run());
-    inference.loaded().await.map(|()| (inference, tasks))
+    (inference, tasks)
+}
+
+/// A model for devices that do not look at the file.
+pub(crate) fn source(name: &str) -> ModelSource {
+    ModelSource {
+        name: name.to_owned(),
+        onnx: Arc::from([]),
+    }
 }
 
 /// One row for each value, due in a minute.

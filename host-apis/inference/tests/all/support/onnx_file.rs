@@ -56,6 +56,23 @@ pub(crate) fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Vec<u8>
     node
 }
 
+/// An attribute of a node: a list of integers.
+pub(crate) fn ints(name: &str, values: &[u64]) -> Vec<u8> {
+    let values = values.iter().flat_map(|value| int(8, *value));
+    bytes(5, [bytes(1, name), values.collect(), int(20, 7)].concat())
+}
+
+/// An attribute of a node: one integer.
+pub(crate) fn one_int(name: &str, value: u64) -> Vec<u8> {
+    bytes(5, [bytes(1, name), int(3, value), int(20, 2)].concat())
+}
+
+/// A tensor with its data.
+pub(crate) fn tensor(name: &str, element: u64, dims: &[u64], data: &[u8]) -> Vec<u8> {
+    let dims = dims.iter().flat_map(|dim| int(1, *dim)).collect();
+    [dims, int(2, element), bytes(8, name), bytes(9, data)].concat()
+}
+
 /// A graph in the making.
 #[derive(Clone, Default)]
 pub(crate) struct Graph(Vec<u8>);
@@ -78,6 +95,10 @@ impl Graph {
     pub(crate) fn node(mut self, node: impl AsRef<[u8]>) -> Self {
         self.0.extend(bytes(1, node));
         self
+    }
+
+    pub(crate) fn initializer(self, tensor: impl AsRef<[u8]>) -> Self {
+        self.field(5, tensor)
     }
 
     /// Any field at all.

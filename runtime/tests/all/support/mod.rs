@@ -1,20 +1,41 @@
 //! A node for each test, on a port of its own, and a client that shows every byte.
 
-use shoal::sandbox::FunctionSource;
-use shoal::{Config, Parts, Trigger, shutdown};
+mod served;
+
+pub(crate) use served::{Served, served};
+
+use bytes::Bytes;
+use shoal::sandbox::{
+    CodeCache, Components, FunctionSource, FunctionVersion, LogRing, Registry, Sandbox, Tenant,
+};
+use shoal::store::Data;
+use shoal::{Access, Config, Listeners, Parts, Seed, Trigger, shutdown};
 use shoal_inference::{AnyDevice, Compute, CpuDevice, ModelSource, SimConfig, SimDevice};
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Longest any test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Random bytes of one test: the seed is printed, and taken from `SHOAL_SEED` to play a failure again.
+pub(crate) fn random() -> blake3::OutputReader {
+    let seed = std::env::var("SHOAL_SEED").unwrap_or_else(|_| {
+        use std::hash::{BuildHasher as _, RandomState};
+        RandomState::new().hash_one(0).to_string()
+    });
+    println!("SHOAL_SEED={seed}");
+    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof()
+}
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -48,6 +69,7 @@ pub(crate) fn function(project: &str, name: &str, component: Arc<[u8]>) -> Funct
         name: name.to_owned(),
         wasm: component,
         models: BTreeSet::from(["digits".to_owned()]),
+        public: false,
     }
 }
 
@@ -72,17 +94,55 @@ pub(crate) fn config() -> Config {
         guests_max: 64,
         invocation_timeout: Duration::from_secs(20),
         shutdown_grace: Duration::from_secs(10),
-        // The compiler runs at the lowest priority, and tests may share the machine with a build.
-        compile_timeout: Duration::from_secs(120),
+        // Children run when nothing else wants to, and tests may share the machine with a build.
+        compile_timeout: Duration::from_secs(240),
+        model_check_timeout: Duration::from_secs(240),
         compile_cpu_max: Duration::from_secs(60),
         compiler: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
         ..Config::default()
     }
 }
 
+/// A directory that nobody else can write to, whatever the umask.
+pub(crate) fn private_directory() -> TempDir {
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
+}
+
+/// What a node maps components with, its compiled code in `directory`.
+pub(crate) fn components(config: &Config, directory: &Path) -> Components {
+    let sandbox = Arc::new(Sandbox::new(config).unwrap());
+    let cache = CodeCache::open(directory, sandbox.engine()).unwrap();
+    Components::new(sandbox, config, cache)
+}
+
+/// Makes a component the function `name` of `acme`, as a node does.
+pub(crate) async fn put(
+    registry: &Registry,
+    components: &Components,
+    tenant: &Arc<Tenant>,
+    name: &str,
+    component: Arc<[u8]>,
+) {
+    let wasm = Bytes::from_owner(component);
+    let prepared = components.prepare(tenant.id, wasm.clone()).await;
+    registry.put(FunctionVersion {
+        project: "acme".into(),
+        name: name.into(),
+        tenant: tenant.clone(),
+        component: prepared.unwrap(),
+        models: BTreeSet::from(["digits".to_owned()]),
+        public: false,
+        wasm: Arc::new(move || Box::pin(std::future::ready(Ok(wasm.clone())))),
+    });
+}
+
 /// A running node; dropped, it stops.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
+    registry: Arc<Registry>,
     trigger: Option<Trigger>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -91,10 +151,15 @@ pub(crate) struct Node {
 pub(crate) fn parts(config: Config, functions: Vec<FunctionSource>) -> Parts {
     Parts {
         config,
-        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        listeners: Listeners::one(TcpListener::bind("127.0.0.1:0").unwrap()),
         devices: vec![CpuDevice::new(NonZeroUsize::MIN).unwrap().into()],
-        models: vec![digits(), named("private")],
-        functions,
+        data: Data::in_memory().unwrap(),
+        access: Access::Open,
+        new_admin_key: false,
+        seed: Seed {
+            models: vec![digits(), named("private")],
+            functions,
+        },
     }
 }
 
@@ -117,22 +182,23 @@ impl Node {
 
     /// Runs a node of `parts`; comes back when it is about to accept.
     pub(crate) fn run(parts: Parts) -> Self {
-        let address = parts.listener.local_addr().unwrap();
+        let address = parts.listeners.functions.local_addr().unwrap();
         let (trigger, shutdown) = shutdown();
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
-                .block_on(shoal::run(parts, shutdown, |_| {
-                    let _ = ready.send(());
+                .block_on(shoal::run(parts, shutdown, |node| {
+                    let _ = ready.send(node.registry.clone());
                 }))
         });
-        if is_ready.recv_timeout(10 * PATIENCE).is_err() {
+        let Ok(registry) = is_ready.recv_timeout(10 * PATIENCE) else {
             panic!("the node did not start: {:?}", thread.join());
-        }
+        };
         Self {
             address,
+            registry,
             trigger: Some(trigger),
             thread: Some(thread),
         }
@@ -171,6 +237,11 @@ impl Node {
         Client::new(self.address)
     }
 
+    /// The log of the function `project/name`.
+    pub(crate) fn log(&self, key: &str) -> Arc<LogRing> {
+        self.registry.get(key).unwrap().log.clone()
+    }
+
     /// One GET on a connection of its own.
     pub(crate) fn get(&self, path: &str) -> Reply {
         self.connect().get(path)
@@ -178,13 +249,7 @@ impl Node {
 
     /// One POST on a connection of its own.
     pub(crate) fn post(&self, path: &str, body: &[u8]) -> Reply {
-        let length = body.len();
-        let head =
-            format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n");
-        let mut client = self.connect();
-        client.send(head.as_bytes());
-        client.send(body);
-        client.reply()
+        self.connect().request("POST", path, None, body)
     }
 
     /// The value of a metric without labels, or of the line that starts with `name`.
@@ -267,7 +332,28 @@ impl Client {
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Reply {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes());
+        self.request("GET", path, None, b"")
+    }
+
+    /// One request, with a key if there is one.
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &[u8],
+    ) -> Reply {
+        let key = key.map_or(String::new(), |key| {
+            format!("authorization: Bearer {key}\r\n")
+        });
+        let length = if body.is_empty() && method == "GET" {
+            String::new()
+        } else {
+            format!("content-length: {}\r\n", body.len())
+        };
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{key}{length}\r\n");
+        self.send(head.as_bytes());
+        self.send(body);
         self.reply()
     }
 
@@ -332,7 +418,8 @@ impl Client {
         }
     }
 
-    fn exactly(&mut self, length: usize, into: &mut Vec<u8>) -> bool {
+    /// Reads so many bytes; whether there were as many.
+    pub(crate) fn exactly(&mut self, length: usize, into: &mut Vec<u8>) -> bool {
         while self.buffer.len() < length {
             if self.more().is_none() {
                 into.append(&mut self.buffer);

@@ -1,0 +1,268 @@
+//! Commands on functions: deploy a version, make another one live, delete.
+
+use super::error::Thing;
+use super::rows::{FunctionRow, VersionRow, decode, encode, function_key, version_key};
+use super::{Control, ControlError};
+use crate::sandbox::check_name;
+use crate::store::{Check, Digest, Kind, Listing, Op, Revision, Row, Store as _};
+use crate::tenancy::{KeyId, Project};
+use crate::wall_clock::unix_seconds;
+use anyhow::Context as _;
+use bytes::Bytes;
+use shoal_inference::TenantId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What to deploy.
+#[derive(Debug)]
+pub(crate) struct Deploy {
+    pub(crate) project: Arc<Project>,
+    pub(crate) function: String,
+    pub(crate) wasm: Bytes,
+    /// Models it may use.
+    pub(crate) models: BTreeSet<String>,
+    /// Whether it is called without a key.
+    pub(crate) public: bool,
+    /// Who deploys.
+    pub(crate) by: Option<KeyId>,
+}
+
+/// A function and what is to be known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Deployed {
+    pub(crate) name: String,
+    pub(crate) row: FunctionRow,
+}
+
+impl Control {
+    /// Makes a new version live. Whatever a component can be refused for is found before anything is kept; the version that
+    /// is live meanwhile stays so.
+    pub(crate) async fn deploy(&self, deploy: Deploy) -> Result<Deployed, ControlError> {
+        let Deploy {
+            project,
+            function,
+            wasm,
+            models,
+            public,
+            by,
+        } = deploy;
+        check_name("function", &function)?;
+        if let Some(unknown) = models
+            .iter()
+            .find(|model| self.inference.model(model).is_none())
+        {
+            return Err(ControlError::UnknownModel(unknown.clone()));
+        }
+        let tenant = project.tenant.id;
+        self.components.prepare(tenant, wasm.clone()).await?;
+        let bytes = wasm.len() as u64;
+        let component = self.blobs.put(wasm).await?;
+
+        let _writer = self.writer(tenant).await;
+        let before = self.read_function(tenant, &function).await?;
+        if before.is_none() {
+            self.check_room(tenant).await?;
+        }
+        let now = unix_seconds();
+        let number = before.as_ref().map_or(0, |(_, row)| row.latest) + 1;
+        let live = VersionRow {
+            number,
+            component,
+            bytes,
+            models,
+            public,
+            created_at: now,
+            created_by: by,
+        };
+        let row = FunctionRow {
+            latest: number,
+            created_at: before.as_ref().map_or(now, |(_, row)| row.created_at),
+            live,
+        };
+        let mut ops = self.too_old(tenant, &function).await?;
+        ops.push(Op::Put(
+            version_key(tenant, &function, number),
+            encode(&row.live),
+        ));
+        self.put_function(tenant, &function, before, &row, ops)
+            .await?;
+        Ok(Deployed {
+            name: function,
+            row,
+        })
+    }
+
+    /// Makes another version live: the one of this number, or the newest that is older than the live one.
+    pub(crate) async fn rollback(
+        &self,
+        tenant: TenantId,
+        function: &str,
+        number: Option<u32>,
+    ) -> Result<Deployed, ControlError> {
+        let _writer = self.writer(tenant).await;
+        let before = self.function_row(tenant, function).await?;
+        let versions = self.versions(tenant, function).await?;
+        let older = |version: &&VersionRow| match number {
+            Some(number) => version.number == number,
+            None => version.number < before.1.live.number,
+        };
+        let live = versions.iter().rev().find(older).cloned();
+        let live = live.ok_or(ControlError::Unknown(Thing::Version))?;
+        // It ran once, but the node may have another engine now, or its compiled code may be gone.
+        self.components
+            .ready(tenant, live.component.into(), self.wasm(live.component))
+            .await?;
+        let row = FunctionRow {
+            live,
+            ..before.1.clone()
+        };
+        self.put_function(tenant, function, Some(before), &row, Vec::new())
+            .await?;
+        let name = function.to_owned();
+        Ok(Deployed { name, row })
+    }
+
+    /// Removes a function and all its versions. Its guests that run now go on to their end.
+    pub(crate) async fn delete(
+        &self,
+        tenant: TenantId,
+        function: &str,
+    ) -> Result<(), ControlError> {
+        let _writer = self.writer(tenant).await;
+        let (revision, _) = self.function_row(tenant, function).await?;
+        let key = function_key(tenant, function);
+        let mut ops: Vec<Op> = self
+            .versions(tenant, function)
+            .await?
+            .iter()
+            .map(|version| Op::Delete(version_key(tenant, function, version.number)))
+            .collect();
+        ops.push(Op::Delete(key.clone()));
+        self.commit(vec![Check::At(key, revision)], ops).await
+    }
+
+    /// Every function of a tenant, by name.
+    pub(crate) async fn functions(&self, tenant: TenantId) -> Result<Vec<Deployed>, ControlError> {
+        let rows = self.list(
+            Kind::Function,
+            tenant,
+            None,
+            self.config.tenant_functions_max,
+        );
+        let deployed = |row: &Row| {
+            let name = row.key.name.clone();
+            decode(row).map(|row| Deployed { name, row })
+        };
+        Ok(rows.await?.iter().filter_map(deployed).collect())
+    }
+
+    /// One function.
+    pub(crate) async fn function(
+        &self,
+        tenant: TenantId,
+        function: &str,
+    ) -> Result<Deployed, ControlError> {
+        let (_, row) = self.function_row(tenant, function).await?;
+        let name = function.to_owned();
+        Ok(Deployed { name, row })
+    }
+
+    /// The versions that are kept of a function, the oldest first.
+    pub(crate) async fn versions(
+        &self,
+        tenant: TenantId,
+        function: &str,
+    ) -> Result<Vec<VersionRow>, ControlError> {
+        // '@' is in no name of a function, so these are the rows of this one.
+        let after = version_key(tenant, function, 0).name;
+        let limit = self.config.function_versions_max + 1;
+        let rows = self.list(Kind::Version, tenant, Some(after), limit).await?;
+        let own = format!("{function}@");
+        Ok(rows
+            .iter()
+            .take_while(|row| row.key.name.starts_with(&own))
+            .filter_map(decode)
+            .collect())
+    }
+
+    /// The component of a version, as it was uploaded.
+    async fn wasm(&self, component: Digest) -> anyhow::Result<Bytes> {
+        let wasm = self.blobs.get(&component).await?;
+        wasm.context("a component is not among the blobs")
+    }
+
+    async fn function_row(
+        &self,
+        tenant: TenantId,
+        function: &str,
+    ) -> Result<(Revision, FunctionRow), ControlError> {
+        let row = self.read_function(tenant, function).await?;
+        row.ok_or(ControlError::Unknown(Thing::Function))
+    }
+
+    async fn read_function(
+        &self,
+        tenant: TenantId,
+        function: &str,
+    ) -> Result<Option<(Revision, FunctionRow)>, ControlError> {
+        let row = self.store.get(function_key(tenant, function)).await?;
+        Ok(row.and_then(|row| Some((row.revision, decode(&row)?))))
+    }
+
+    async fn check_room(&self, tenant: TenantId) -> Result<(), ControlError> {
+        let limit = self.config.tenant_functions_max;
+        let functions = self.list(Kind::Function, tenant, None, limit).await?;
+        if functions.len() < limit {
+            return Ok(());
+        }
+        Err(ControlError::Limit {
+            what: "functions in this project",
+            limit,
+            key: "tenant_functions_max",
+        })
+    }
+
+    /// What goes when one more version comes, and is live: the oldest.
+    async fn too_old(&self, tenant: TenantId, function: &str) -> Result<Vec<Op>, ControlError> {
+        let versions = self.versions(tenant, function).await?;
+        let surplus = (versions.len() + 1).saturating_sub(self.config.function_versions_max);
+        Ok(versions
+            .iter()
+            .take(surplus)
+            .map(|version| Op::Delete(version_key(tenant, function, version.number)))
+            .collect())
+    }
+
+    async fn put_function(
+        &self,
+        tenant: TenantId,
+        function: &str,
+        before: Option<(Revision, FunctionRow)>,
+        row: &FunctionRow,
+        mut ops: Vec<Op>,
+    ) -> Result<(), ControlError> {
+        let key = function_key(tenant, function);
+        let check = match before {
+            None => Check::Absent(key.clone()),
+            Some((revision, _)) => Check::At(key.clone(), revision),
+        };
+        ops.push(Op::Put(key, encode(row)));
+        self.commit(vec![check], ops).await
+    }
+
+    async fn list(
+        &self,
+        kind: Kind,
+        tenant: TenantId,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<Row>, ControlError> {
+        let listing = Listing {
+            kind,
+            tenant: Some(tenant),
+            after: after.map(|name| (tenant, name)),
+            limit,
+        };
+        Ok(self.store.list(listing).await?)
+    }
+}
