@@ -1,5 +1,6 @@
 //! What is asked of the `digits` sample: held-out pictures as committed beside the model, and the digit in each.
 
+use crate::random::draw;
 use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -51,19 +52,11 @@ impl Pictures {
     pub(crate) fn pick(&self, n: usize, seed: u64) -> Vec<Question> {
         (0..n as u64)
             .map(|at| {
-                let drawn = mix(seed.wrapping_mul(1 << 32).wrapping_add(at)) % self.0.len() as u64;
+                let drawn = draw(seed, at) % self.0.len() as u64;
                 self.0[drawn as usize].clone()
             })
             .collect()
     }
-}
-
-/// The output function of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
-fn mix(n: u64) -> u64 {
-    let n = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }
 
 #[cfg(test)]

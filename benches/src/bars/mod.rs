@@ -1,5 +1,11 @@
 //! The bars. Each file says what is promised, how it is measured and what the target is.
 
+mod cache_flip;
+mod density;
+mod drain;
+mod kill9_deploy;
+mod no_key;
+mod redeploy;
 mod waiting;
 
 use crate::bar::{Outcome, Run};
@@ -8,12 +14,25 @@ use crate::bar::{Outcome, Run};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Bar {
     Waiting,
+    Density,
+    Redeploy,
+    Drain,
+    #[value(name = "kill9-deploy")]
+    Kill9Deploy,
+    CacheFlip,
+    NoKey,
 }
 
 impl Bar {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
+            Self::Density => "density",
+            Self::Redeploy => "redeploy",
+            Self::Drain => "drain",
+            Self::Kill9Deploy => "kill9-deploy",
+            Self::CacheFlip => "cache-flip",
+            Self::NoKey => "no-key",
         }
     }
 
@@ -23,12 +42,32 @@ impl Bar {
             Self::Waiting => {
                 "2,000 guests wait for one device: all answered, at most 150 KiB each, no thread each"
             }
+            Self::Density => {
+                "1,000 functions: at most 300 KiB each of an idle node; with 10,000 it starts within 3 s"
+            }
+            Self::Redeploy => {
+                "1,000 deploys of a function under load: every answer 200 and of one version, the live one"
+            }
+            Self::Drain => {
+                "100 drains (SIGTERM) under load: every request that was taken is answered"
+            }
+            Self::Kill9Deploy => {
+                "300 kills (SIGKILL) under deploys: none that was answered lost, none half there, ready within 1 s"
+            }
+            Self::CacheFlip => "10,000 changed bytes in compiled code: none of it is loaded",
+            Self::NoKey => "every route but /healthz and /readyz answers 401 without a right key",
         }
     }
 
     pub(crate) async fn measure(self, run: &Run) -> anyhow::Result<Outcome> {
         match self {
             Self::Waiting => waiting::measure(run).await,
+            Self::Density => density::measure(run).await,
+            Self::Redeploy => redeploy::measure(run).await,
+            Self::Drain => drain::measure(run).await,
+            Self::Kill9Deploy => kill9_deploy::measure(run).await,
+            Self::CacheFlip => cache_flip::measure(run).await,
+            Self::NoKey => no_key::measure(run).await,
         }
     }
 }

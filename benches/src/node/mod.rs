@@ -1,9 +1,16 @@
 //! A Shoal node in a child process of this binary, so that its memory and its threads are the node's alone. The child's side
 //! is in `child`; both agree on [`Spec`] and [`Ready`]. The node is loaded over HTTP and looked at from outside.
+//!
+//! [`Node`] has what a bar gives it and keeps nothing; [`Served`] is `shoal serve` as its users run it, with data on disk and
+//! managed by [`Admin`].
 
+mod admin;
 mod child;
+mod served;
 
+pub(crate) use admin::{Admin, Live};
 pub(crate) use child::serve;
+pub(crate) use served::{Home, Served};
 
 use crate::client;
 use anyhow::Context as _;
@@ -77,6 +84,13 @@ impl fmt::Display for Footprint {
 }
 
 impl Footprint {
+    /// Of a process that runs.
+    fn of(pid: u32) -> anyhow::Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .context("reading the node's status")?;
+        Self::parse(&status)
+    }
+
     /// From the text of `/proc/PID/status`.
     fn parse(status: &str) -> anyhow::Result<Self> {
         let field = |name: &str| {
@@ -175,10 +189,7 @@ impl Node {
     }
 
     pub(crate) fn footprint(&self) -> anyhow::Result<Footprint> {
-        let pid = self.child.id().context("the node has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
-            .context("reading the node's status")?;
-        Footprint::parse(&status)
+        Footprint::of(self.child.id().context("the node has ended")?)
     }
 
     /// Asks the node to drain and waits until it has.

@@ -206,7 +206,12 @@ fn server_timing_splits_the_time_of_a_finished_guest() {
     let plain = timing("/f/acme/hello/");
     assert!(plain.starts_with("queue;dur=0.000, guest;dur="), "{plain}");
     // A tenth of a second by the clock on the wall: how much CPU that is, the machine's other work decides.
-    let burned = timing("/f/acme/probe/burn/100");
+    // It runs in the background, where another turn may come between its answer and its end: that head left early, with
+    // the time in the queue alone.
+    let burned = (0..20)
+        .map(|_| timing("/f/acme/probe/burn/100"))
+        .find(|timing| timing.contains("guest;dur="))
+        .expect("a guest mostly ends in the turn in which it answers");
     let guest = burned.rsplit_once("guest;dur=").unwrap().1;
     let guest: f64 = guest.parse().unwrap();
     assert!((5.0..200.0).contains(&guest), "{burned}");

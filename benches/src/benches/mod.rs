@@ -1,0 +1,48 @@
+//! The benches. Each file says what is compared with what.
+
+mod first_request;
+
+use std::path::Path;
+
+/// A bench, by its name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Bench {
+    FirstRequest,
+}
+
+impl Bench {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::FirstRequest => "first-request",
+        }
+    }
+
+    /// What it compares, in a line.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::FirstRequest => {
+                "the first request to a function after its node started, beside the second"
+            }
+        }
+    }
+
+    /// Prints a table; writes a plot where there is a folder for it.
+    pub(crate) async fn compare(self, out: Option<&Path>) -> anyhow::Result<()> {
+        match self {
+            Self::FirstRequest => first_request::compare(out).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum as _;
+
+    #[test]
+    fn a_bench_is_called_what_it_says() {
+        for bench in Bench::value_variants() {
+            assert_eq!(Bench::from_str(bench.name(), false), Ok(*bench));
+        }
+    }
+}

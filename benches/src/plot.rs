@@ -1,0 +1,86 @@
+//! A plot as an SVG picture: a point for each value, a colour for each series. Pure: writes no file.
+
+use std::fmt::Write as _;
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 360.0;
+const MARGIN: f64 = 48.0;
+/// Told apart by those who do not see colours, too: one is dark, one is light.
+const COLOURS: [&str; 2] = ["#1b4f8a", "#e69f00"];
+
+/// Values in the order in which they were measured.
+pub(crate) struct Series<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) values: Vec<f64>,
+}
+
+/// Draws up to two series over their numbers, from 0 up.
+pub(crate) fn plot(title: &str, x: &str, y: &str, series: &[Series<'_>; 2]) -> String {
+    let values = || series.iter().flat_map(|series| &series.values);
+    let top = values().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let longest = series.iter().map(|series| series.values.len()).max();
+    let last = longest.unwrap_or(0).saturating_sub(1).max(1) as f64;
+    let at = |n: usize, value: f64| {
+        let (across, up) = (n as f64 / last, value / top);
+        (
+            MARGIN + across * (WIDTH - 2.0 * MARGIN),
+            HEIGHT - MARGIN - up * (HEIGHT - 2.0 * MARGIN),
+        )
+    };
+    let (left, bottom, right) = (MARGIN, HEIGHT - MARGIN, WIDTH - MARGIN);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
+         <text x=\"{left}\" y=\"20\" font-size=\"14\">{title}</text>\n\
+         <path d=\"M{left} {MARGIN}V{bottom}H{right}\" fill=\"none\" stroke=\"black\"/>\n\
+         <text x=\"4\" y=\"{MARGIN}\">{top:.2} {y}</text>\n\
+         <text x=\"4\" y=\"{bottom}\">0</text>\n\
+         <text x=\"{right}\" y=\"{HEIGHT}\" dy=\"-16\" text-anchor=\"end\">{x}</text>\n"
+    );
+    // Writing to a string cannot fail.
+    for (n, (series, colour)) in series.iter().zip(COLOURS).enumerate() {
+        let across = WIDTH / 2.0 + 100.0 * n as f64;
+        let name = series.name;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{across}\" y=\"20\" fill=\"{colour}\">\u{25cf} {name}</text>"
+        );
+        for (n, value) in series.values.iter().enumerate() {
+            let (x, y) = at(n, *value);
+            let _ = writeln!(
+                svg,
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"
+            );
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(values: &[f64]) -> Series<'static> {
+        Series {
+            name: "s",
+            values: values.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_largest_value_is_at_the_top_and_none_is_at_the_bottom() {
+        let svg = plot("t", "n", "ms", &[series(&[4.0, 0.0]), series(&[2.0, 1.0])]);
+        assert!(svg.contains("cx=\"48.0\" cy=\"48.0\""), "{svg}");
+        assert!(svg.contains("cx=\"592.0\" cy=\"312.0\""), "{svg}");
+        assert!(svg.contains("cx=\"48.0\" cy=\"180.0\""), "{svg}");
+        assert_eq!(svg.matches("<circle").count(), 4);
+    }
+
+    #[test]
+    fn nothing_is_drawn_of_nothing() {
+        let svg = plot("t", "n", "ms", &[series(&[]), series(&[])]);
+        assert_eq!(svg.matches("<circle").count(), 0);
+        assert!(!svg.contains("NaN"), "{svg}");
+    }
+}
