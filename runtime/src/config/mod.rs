@@ -119,7 +119,7 @@ keys! {
     admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8081)), ..;
     /// Folder that holds all a node must not lose; made with mode 0700.
     data: PathBuf = PathBuf::from("shoal-data"), ..;
-    /// Functions are called at {function}.{project}.<domain> too. Nothing else should have a host below it: what a browser
+    /// Functions are called at `{function}.{project}.<domain>` too. Nothing else should have a host below it: what a browser
     /// keeps for the domain as a whole, all functions can see.
     domain: String = "localhost".to_owned(), HostName;
     /// Threads that serve connections, each with a runtime of its own. Default: all cores.
