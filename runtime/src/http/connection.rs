@@ -6,9 +6,10 @@ use super::preface::{Opening, Protocol};
 use super::socket::{Socket, WriteDeadline};
 use super::streams::{Ended, Streams};
 use crate::config::Config;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Phase, Shutdown};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -26,6 +27,10 @@ use tokio::time::timeout;
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Streams that a client of HTTP/2 may lose to its own mistakes in the life of a connection, which is ended then.
 const STREAM_ERRORS_MAX: usize = 1_024;
+
+/// How long a connection of HTTP/1.1 is left open when the node drains, for the request that may be on its way: its answer says
+/// that the connection ends with it, which nothing else can tell the client before it sends.
+const DRAIN_QUIET: Duration = Duration::from_millis(250);
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -109,9 +114,17 @@ async fn serve_http1<S, F, B>(
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let node = shutdown.clone();
     let service = service_fn(|request| {
-        let response = respond(request);
-        async { Ok::<_, Infallible>(response.await) }
+        let (response, node) = (respond(request), &node);
+        async move {
+            let mut response = response.await;
+            if node.phase() != Phase::Serve {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -125,8 +138,14 @@ async fn serve_http1<S, F, B>(
     tokio::select! {
         // What a client did wrong was answered; what the network did is no news.
         _ = connection.as_mut() => return,
-        () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+        () = shutdown.draining() => {}
     }
+    // From here on each answer ends its connection, see above. To end one that is idle at once would lose a request that has
+    // arrived and was not read yet.
+    if timeout(DRAIN_QUIET, connection.as_mut()).await.is_ok() {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 

@@ -31,6 +31,28 @@ fn what_is_in_flight_is_answered_and_the_connection_then_closed() {
 }
 
 #[test]
+fn a_connection_in_use_is_told_before_it_is_closed() {
+    let node = Node::with_probe(config());
+    let mut client = node.connect();
+    let reply = client.get("/f/birch/hello/");
+    assert_eq!((reply.status, reply.header("connection")), (200, None));
+    node.trigger();
+    let mut told = None;
+    // What answers hears of the drain a moment before what closes.
+    while told.is_none() {
+        let reply = client.get("/f/birch/hello/");
+        assert_eq!(
+            (reply.status, reply.error_code().as_str()),
+            (503, "node_draining")
+        );
+        told = reply.header("connection").map(str::to_owned);
+    }
+    assert_eq!(told.as_deref(), Some("close"));
+    assert!(client.is_closed());
+    node.wait().unwrap();
+}
+
+#[test]
 fn a_guest_that_works_on_after_its_answer_is_waited_for() {
     let node = Node::with_probe(config());
     let reply = node.get("/f/acme/probe/after/800");
