@@ -2,15 +2,15 @@
 //! seed, with requests in flight on eight connections, of which four have guests that wait 50 ms before they answer. None is
 //! dropped, each time the node ends by itself and with success.
 //!
-//! A request is dropped if the node took it and did not answer it whole. What the node took is what it read: whether it did is
-//! seen from the kernel. Where a connection ends with a request of which the node never read the last byte, its kernel resets
-//! the connection; where all was read, the end is an orderly one, without a reset. So once the node's process is gone, each
-//! connection that ended without an answer tells which it was: `witness`.
+//! A request is dropped if it was sent on a connection that the node had not closed, and was not answered whole. Whether it had
+//! is asked of the kernel, right after each write (`watched`): on one machine what is sent is with the node's kernel then, and
+//! so is the end of a connection that the node has closed with the client's.
 //!
-//! A request that was not read met the node's closing of an idle connection on the way. No server can avoid that (RFC 9112,
-//! section 9.5), and clients send such a request again on another connection. They are counted and said on stderr, as are the
-//! answers that refuse: a request that came on an open connection when the drain had begun gets 503 and `retry-after`, whole.
+//! A request that is sent on a connection that was closed before met that end on its way. No server can keep clients from
+//! sending one (RFC 9112, section 9.5), and they send it again on another connection. Those are counted and said on stderr, as
+//! are the answers that refuse: a request that came when the drain had begun gets 503 and `retry-after`, whole.
 
+use super::watched::Watched;
 use crate::bar::{Figure, Outcome, Run, Target};
 use crate::exchange::{Exchange, Lost, Reply};
 use crate::node::{Home, Served};
@@ -39,19 +39,12 @@ struct Counts {
     answered: u64,
     /// 503, because the node drains.
     refused: u64,
-    /// Not read by the node.
-    not_read: u64,
-    /// Read by the node, and not answered whole.
+    /// Sent when the node had closed the connection.
+    crossed: u64,
+    /// Sent before, and not answered whole.
     dropped: u64,
     /// Answered with something else than what the function says or the refusal.
     wrong: u64,
-}
-
-/// How the requests of a connection ended.
-struct Ended {
-    counts: Counts,
-    /// The last request, if it has no answer: why, and the connection as the kernel has it.
-    open: Option<(Lost, std::net::TcpStream)>,
 }
 
 pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
@@ -102,23 +95,11 @@ async fn drained(node: Served, moment: Duration) -> anyhow::Result<(Counts, Dura
     node.terminate()?;
     let asked_at = Instant::now();
     let mut counts = Counts::default();
-    let mut open = Vec::new();
     while let Some(ended) = connections.join_next().await {
-        let ended = ended??;
-        counts.add(ended.counts);
-        open.extend(ended.open);
+        counts.add(ended??);
     }
     node.ended().await?;
-    let took = asked_at.elapsed();
-    for (lost, witness) in open {
-        if was_reset(&lost, &witness)? {
-            counts.not_read += 1;
-        } else {
-            eprintln!("drain: dropped: {lost:?}");
-            counts.dropped += 1;
-        }
-    }
-    Ok((counts, took))
+    Ok((counts, asked_at.elapsed()))
 }
 
 /// Calls a function on one connection, without a pause, until the connection ends.
@@ -126,11 +107,9 @@ async fn ask_until_closed(
     address: SocketAddr,
     path: &'static str,
     begun: Arc<Barrier>,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<Counts> {
     let stream = TcpStream::connect(address).await.context("connecting")?;
-    let stream = stream.into_std()?;
-    let witness = stream.try_clone()?;
-    let stream = TcpStream::from_std(stream)?;
+    let (stream, watch) = Watched::new(stream)?;
     let mut exchange = Exchange::over(stream, address).await?;
     let mut counts = Counts::default();
     for n in 0_u64.. {
@@ -138,45 +117,28 @@ async fn ask_until_closed(
         match exchange.send(request).await {
             Ok(reply) => counts.answer(&reply),
             Err(Lost::Unsent) => break,
+            Err(_) if watch.wrote_to_closed() => {
+                counts.crossed += 1;
+                break;
+            }
             Err(lost) => {
-                let open = Some((lost, witness));
-                return Ok(Ended { counts, open });
+                eprintln!("drain: dropped: {path}: {lost:?}");
+                counts.dropped += 1;
+                break;
             }
         }
         if n == 0 {
             begun.wait().await;
         }
     }
-    Ok(Ended { counts, open: None })
-}
-
-/// Whether the connection was reset, which the node's kernel does to one that is closed with bytes that nobody read. To be
-/// asked when the node's process is gone, and all it had is closed.
-fn was_reset(lost: &Lost, witness: &std::net::TcpStream) -> std::io::Result<bool> {
-    // Kept until somebody asks, and then forgotten: the connection may have.
-    let pending = witness.take_error()?;
-    let seen = match lost {
-        Lost::Unanswered(error) => io_error(error),
-        Lost::Unsent | Lost::Late => None,
-    };
-    Ok(pending.as_ref().or(seen).is_some_and(is_reset))
-}
-
-/// An operating system's error among the causes.
-fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
-    std::error::Error::source(error)?.downcast_ref()
-}
-
-fn is_reset(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    matches!(error.kind(), ConnectionReset | BrokenPipe)
+    Ok(counts)
 }
 
 impl Counts {
     fn add(&mut self, other: Self) {
         self.answered += other.answered;
         self.refused += other.refused;
-        self.not_read += other.not_read;
+        self.crossed += other.crossed;
         self.dropped += other.dropped;
         self.wrong += other.wrong;
     }
@@ -191,44 +153,6 @@ impl Counts {
         } else {
             eprintln!("drain: {} {:?}", reply.status, reply.body);
             self.wrong += 1;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
-    /// What the witness says of a request to a server that reads so many bytes of it and closes.
-    async fn witnessed(reads: usize) -> bool {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut servers = JoinSet::new();
-        servers.spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut first = vec![0; 64];
-            // A whole answer to the first request, so that the caller gets past the barrier.
-            let _ = stream.read(&mut first).await.unwrap();
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
-            stream.write_all(answer).await.unwrap();
-            stream.readable().await.unwrap();
-            let mut rest = vec![0; reads];
-            let _ = stream.read(&mut rest).await.unwrap();
-        });
-        let begun = Arc::new(Barrier::new(1));
-        let ended = ask_until_closed(address, "/", begun).await.unwrap();
-        servers.join_next().await.unwrap().unwrap();
-        assert_eq!(ended.counts.answered, 1);
-        let (lost, witness) = ended.open.unwrap();
-        was_reset(&lost, &witness).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_request_that_was_read_is_dropped_and_one_that_was_not_is_not() {
-        for (reads, reset) in [(64, false), (0, true), (1, true)] {
-            assert_eq!(witnessed(reads).await, reset, "{reads} bytes");
         }
     }
 }

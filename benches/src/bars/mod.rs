@@ -7,6 +7,7 @@ mod kill9_deploy;
 mod no_key;
 mod redeploy;
 mod waiting;
+mod watched;
 
 use crate::bar::{Outcome, Run};
 
@@ -49,7 +50,7 @@ impl Bar {
                 "1,000 deploys of a function under load: every answer 200 and of one version, the live one"
             }
             Self::Drain => {
-                "100 drains (SIGTERM) under load: every request that was taken is answered"
+                "100 drains (SIGTERM) under load: every request sent before its connection closed is answered"
             }
             Self::Kill9Deploy => {
                 "300 kills (SIGKILL) under deploys: none that was answered lost, none half there, ready within 1 s"
