@@ -37,10 +37,8 @@ pub struct CheckLimits {
 pub struct ModelReport {
     /// Its inputs and outputs.
     pub spec: ModelSpec,
-    /// Numbers it has learnt: elements of all its constants, after what can be computed in advance has been.
-    pub parameters: u64,
     /// Bytes by which this process grew, at its fullest, while it loaded the model and ran the largest of `runs`: resident
-    /// memory as the kernel counts it, so pages of 4 KiB, and a few hundred of them by chance. At least 4 for each parameter.
+    /// memory as the kernel counts it, of which up to 16 MiB are the engine's own code. At least the file's.
     pub memory_bytes: u64,
     /// What was put for each dimension left open beyond the batch axis; `None` if there is none.
     pub open_size: Option<u32>,
@@ -89,8 +87,7 @@ pub fn check_model(onnx: &[u8], limits: CheckLimits) -> Result<ModelReport, Chec
     let graphs = Graphs::new(threads.clone());
     let checked = threads.enter(move || dry_run(graphs, onnx, limits));
     let mut report = checked.map_err(CheckError::Refused)?;
-    let least = report.parameters.saturating_mul(4);
-    report.memory_bytes = Resident::now().peak.saturating_sub(before.now).max(least);
+    report.memory_bytes = Resident::now().peak.saturating_sub(before.now).max(bytes);
     Ok(report)
 }
 
@@ -123,7 +120,6 @@ fn dry_run(mut graphs: Graphs, onnx: &[u8], limits: CheckLimits) -> Result<Model
         }
     }
     Ok(ModelReport {
-        parameters: bench.graphs.parameters(MODEL),
         memory_bytes: 0,
         open_size: has_open_size(&bench.spec).then_some(open_size),
         runs,

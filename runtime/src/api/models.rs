@@ -19,8 +19,6 @@ pub(super) struct Model {
     file: String,
     /// Size of the file.
     bytes: u64,
-    /// Numbers it has learnt.
-    parameters: u64,
     /// Memory that its check took to load it and to run the largest batch of `measured`.
     memory_bytes: u64,
     inputs: Vec<Tensor>,
@@ -68,7 +66,6 @@ fn shown(state: &ApiState, name: String, row: ModelRow) -> Model {
         name,
         file: row.file.to_string(),
         bytes: row.bytes,
-        parameters: row.report.parameters,
         memory_bytes: row.report.memory_bytes,
         inputs: tensors(&row.report.spec.inputs),
         outputs: tensors(&row.report.spec.outputs),

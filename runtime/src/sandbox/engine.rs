@@ -145,10 +145,6 @@ pub(crate) fn tunables(reserve: bool) -> wasmtime::Config {
         .async_stack_zeroing(true)
         .wasm_backtrace_max_frames(None)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        // What only a debugger would read, a third of the code's bytes; and to register unwind information takes longer with
-        // each component that is mapped.
-        .generate_address_map(false)
-        .native_unwind_info(false)
         // What tenants may use: SIMD, bulk memory, reference types, multi-value. What they may not:
         .wasm_memory64(false)
         .wasm_multi_memory(false)

@@ -557,35 +557,3 @@ fn a_compile_counts_against_the_deadline_of_the_request_that_waits() {
         (504, "function_timeout")
     );
 }
-#[test]
-fn scratch_first_request() {
-    let directory = private_directory();
-    let node = node(directory.path(), &["a", "b"], |_| {});
-    let mut client = node.connect();
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        for path in ["/f/acme/a/", "/f/acme/b/"] {
-            let began = tokio::time::Instant::now();
-            assert_eq!(client.get(path).status, 200);
-            times.push(began.elapsed());
-        }
-    }
-    times.sort();
-    println!(
-        "cold p50 {:?} p90 {:?} p99 {:?} max {:?}",
-        times[200], times[360], times[396], times[399]
-    );
-    println!("mapped {}", node.metric("shoal_component_mappings_total"));
-    let mut times: Vec<_> = (0..400)
-        .map(|_| {
-            let began = tokio::time::Instant::now();
-            assert_eq!(client.get("/f/acme/b/").status, 200);
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    println!(
-        "warm p50 {:?} p90 {:?} p99 {:?} max {:?}",
-        times[200], times[360], times[396], times[399]
-    );
-}

@@ -46,7 +46,7 @@ fn check_model(file: &Path) -> Output {
         .arg(file)
         .args(["--memory-bytes", "1073741824", "--cpu-seconds", "10"])
         .args(["--model-bytes", "1048576", "--tensor-bytes", "1048576"])
-        // As a node starts it: with its default the allocator reserves more than the limit lets it.
+        // As a node does: see child.rs.
         .env("MIMALLOC_ARENA_RESERVE", "65536")
         .output()
         .unwrap()
@@ -77,8 +77,7 @@ fn the_bundled_model_is_admitted_with_plausible_figures() {
     assert_eq!(report.spec.inputs, [port("image", 64)]);
     assert_eq!(report.spec.outputs, [port("probabilities", 10)]);
     assert!(report.spec.batchable);
-    // 4,810 numbers in the file; what the engine computed of them in advance stands beside them.
-    assert_eq!((report.parameters, report.open_size), (9_610, None));
+    assert_eq!(report.open_size, None);
     // A process that has just started touches pages of its own for the first time, too.
     let mebibytes = report.memory_bytes.div_ceil(1 << 20);
     assert!((1..=32).contains(&mebibytes), "{report:?}");
@@ -98,7 +97,6 @@ fn the_memory_of_weights_and_of_a_run_is_measured() {
         .initializer(weights)
         .node(node("MatMul", &["x", "w"], &["y"]));
     let report = admit(&config(), heavy.file()).unwrap();
-    assert_eq!(report.parameters, 1 << 21);
     let mebibytes = report.memory_bytes >> 20;
     assert!((8..=64).contains(&mebibytes), "{report:?}");
 
@@ -199,24 +197,29 @@ fn a_hostile_file_is_refused_with_a_reason() {
     }
 }
 
+fn shape(sizes: &[i64]) -> Vec<u8> {
+    tensor("shape", INT64, &[sizes.len() as u64], &le_bytes(sizes))
+}
+
+/// `operator` makes of `x` what has this shape.
+fn blow_up(operator: &str, sizes: &[i64]) -> Vec<u8> {
+    graph()
+        .initializer(shape(sizes))
+        .node(node(operator, &["x", "shape"], &["large"]))
+        .node(node("ReduceMax", &["large"], &["small"]))
+        .node(node("Add", &["x", "small"], &["y"]))
+        .file()
+}
+
 /// Graphs of a few hundred bytes that ask for all the memory or all the time there is.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
-    let shape = |sizes: &[i64]| tensor("shape", INT64, &[sizes.len() as u64], &le_bytes(sizes));
-    let blow_up = |operator: &str, sizes: &[i64]| {
-        graph()
-            .initializer(shape(sizes))
-            .node(node(operator, &["x", "shape"], &["large"]))
-            .node(node("ReduceMax", &["large"], &["small"]))
-            .node(node("Add", &["x", "small"], &["y"]))
-            .file()
-    };
     let constant = graph()
         .initializer(shape(&[1 << 20, 1 << 20]))
         .node(node("ConstantOfShape", &["shape"], &["large"]))
         .node(node("ReduceMax", &["large"], &["small"]))
         .node(node("Add", &["x", "small"], &["y"]))
         .file();
-    // 2^36 multiplications for each of 64 products.
+    // 2^33 multiplications for each of 64 products.
     let mut slow = graph()
         .initializer(shape(&[2_048, 2_048]))
         .node(node("ReduceMax", &["x"], &["one"]))
@@ -233,17 +236,13 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
             "Expand to 2^40",
             blow_up("Expand", &[1 << 20, 1 << 20, 1, 3]),
         ),
-        (
-            "Expand to 2^62",
-            blow_up("Expand", &[1 << 30, 1 << 30, 1, 3]),
-        ),
         ("Tile to 2^40", blow_up("Tile", &[1 << 20, 1 << 20])),
         (
-            "Expand to 1 GiB",
+            "Expand to 3 GiB",
             blow_up("Expand", &[1 << 14, 1 << 14, 1, 3]),
         ),
         ("ConstantOfShape of 2^40", constant),
-        ("2^42 multiplications", slow.file()),
+        ("2^39 multiplications", slow.file()),
     ]
 }
 
@@ -254,10 +253,15 @@ fn a_file_that_asks_for_everything_ends_within_its_limits() {
             Err(AdmitError::OverLimit { cpu, memory_bytes }) => {
                 assert_eq!((cpu.as_secs(), memory_bytes), (2, 512 << 20), "{what}");
             }
-            Err(AdmitError::Refused(why)) => assert!(!why.is_empty(), "{what}"),
             other => panic!("{what}: {other:?}"),
         }
     }
+    // More than an address can say is an error before it is an allocation.
+    let refused = admit(&limits(), blow_up("Expand", &[1 << 30, 1 << 30, 1, 3]));
+    assert!(
+        matches!(refused, Err(AdmitError::Refused(_))),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -299,7 +303,7 @@ fn the_command_prints_one_line_or_a_reason() {
     let output = check_model(&digits_path());
     assert_eq!(output.status.code(), Some(0));
     let report: ModelReport = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report.parameters, 9_610);
+    assert_eq!(report.runs.len(), 3);
     assert!(output.stderr.is_empty());
 
     let output = check_model(&root().join("Cargo.toml"));

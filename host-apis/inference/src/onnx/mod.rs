@@ -61,13 +61,6 @@ impl Graphs {
         Ok(spec)
     }
 
-    /// Elements of all constants of a model that is loaded.
-    pub(crate) fn parameters(&self, model: ModelId) -> u64 {
-        self.loaded
-            .get(&model)
-            .map_or(0, |(_, graph)| graph.parameters())
-    }
-
     pub(crate) fn unload(&mut self, model: ModelId) {
         self.loaded.remove(&model);
     }

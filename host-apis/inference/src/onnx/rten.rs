@@ -50,10 +50,6 @@ impl Graph {
         })
     }
 
-    pub(super) fn parameters(&self) -> u64 {
-        self.model.total_params() as u64
-    }
-
     /// # Errors
     /// What rten says of the run, or an input or output that does not fit its type.
     pub(super) fn run(

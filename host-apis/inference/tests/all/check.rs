@@ -45,9 +45,7 @@ fn the_bundled_model_is_admitted_with_what_it_takes() {
         batchable: true,
     };
     assert_eq!(report.spec, spec);
-    // 4,810 numbers in the file; what the engine computed of them in advance stands beside them.
-    assert_eq!(report.parameters, 9_610);
-    assert!(report.memory_bytes >= 4 * report.parameters);
+    assert!(report.memory_bytes >= digits().len() as u64);
     assert_eq!(report.open_size, None);
     assert_eq!(rows(&report), [1, 4, 16]);
     for run in report.runs {
@@ -182,9 +180,9 @@ fn weights_have_as_much_data_as_their_dimensions_say() {
             .initializer(tensor("w", FLOAT, &[1, 2], &vec![0; bytes]))
             .node(node("Add", &["x", "w"], &["y"]))
             .file();
-        check(&file).map(|report| report.parameters)
+        check(&file).map(|report| rows(&report))
     };
-    assert_eq!(with(8), Ok(2));
+    assert_eq!(with(8), Ok(vec![1, 4, 16]));
     for bytes in [0, 4, 7, 9, 800] {
         let why = with(bytes).unwrap_err();
         assert!(why.contains("\"w\""), "{bytes}: {why}");
