@@ -140,10 +140,12 @@ pub async fn run(
         config: Arc::new(config),
     };
     let (control, applier) = Control::start(node).await?;
-    let mut applying = JoinSet::new();
-    applying.spawn(applier.run());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(applier.run());
     if data.is_kept() {
+        control.components.cache().remove_unfinished()?;
         control.collect_garbage().await?;
+        tasks.spawn(control::collect(control.clone()));
     }
     control.sow(seed).await?;
     let admin_key = match access {
@@ -164,7 +166,7 @@ pub async fn run(
     serve(listeners, service, &config, shutdown).await?;
     runner.sandbox().close();
     // The last handles go with these: the engine ends by itself.
-    applying.shutdown().await;
+    tasks.shutdown().await;
     drop((runner, control));
     tokio::task::spawn_blocking(move || engine.join())
         .await?

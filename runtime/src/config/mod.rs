@@ -211,6 +211,8 @@ keys! {
     log_line_bytes_max: usize = 4 << 10, 16..=1 << 20;
     /// Binary to start as the compiler and as the model check. Default: the one that runs.
     compiler: PathBuf = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("shoal")), ..;
+    /// Time between a removal (of a function, an old version, a model) and the search for files that nothing names any more.
+    collect_interval: Duration = Duration::from_secs(60), TICK..=DAY;
     /// Time that requests in flight get to end once the node was asked to stop.
     shutdown_grace: Duration = Duration::from_secs(30), Duration::ZERO..=DAY;
 }

@@ -56,6 +56,7 @@ impl Control {
         let tenant = project.tenant.id;
         self.components.prepare(tenant, wasm.clone()).await?;
         let bytes = wasm.len() as u64;
+        let _putting = self.putting.read().await;
         let component = self.blobs.put(wasm).await?;
 
         let _writer = self.writer(tenant).await;

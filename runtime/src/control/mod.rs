@@ -8,6 +8,7 @@
 mod apply;
 mod error;
 mod functions;
+mod garbage;
 mod keys;
 mod models;
 mod rows;
@@ -16,6 +17,7 @@ mod start;
 pub(crate) use apply::Applier;
 pub(crate) use error::{ControlError, Thing};
 pub(crate) use functions::{Deploy, Deployed};
+pub(crate) use garbage::collect;
 pub(crate) use rows::{ModelRow, VersionRow};
 pub use start::Seed;
 
@@ -28,7 +30,7 @@ use crate::tenancy::Directory;
 use dashmap::DashMap;
 use shoal_inference::{Inference, TenantId};
 use std::sync::Arc;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, RwLock, watch};
 
 /// Rows of one page of a listing.
 const PAGE_LEN: usize = 1_000;
@@ -44,6 +46,10 @@ pub(crate) struct Control {
     pub(crate) inference: Inference,
     /// One writer for each tenant at a time: so its limits hold exactly, and two deploys of one function follow each other.
     writers: DashMap<TenantId, Arc<Mutex<()>>>,
+    /// Held by commands from their blob to its row, and alone by what throws blobs away.
+    putting: RwLock<()>,
+    /// Told that something was removed.
+    garbage: Notify,
     applied: watch::Receiver<Revision>,
 }
 
@@ -74,6 +80,8 @@ impl Control {
             directory: parts.directory,
             inference: parts.inference,
             writers: DashMap::new(),
+            putting: RwLock::new(()),
+            garbage: Notify::new(),
             applied: sees_applied,
         });
         let applier = Applier::start(control.clone(), applied).await?;
@@ -88,7 +96,11 @@ impl Control {
 
     /// Commits, and waits until this node serves what was committed.
     async fn commit(&self, checks: Vec<Check>, ops: Vec<Op>) -> Result<(), ControlError> {
+        let leaves_garbage = ops.iter().any(garbage::is_left_by);
         let revision = self.store.commit(checks, ops).await?;
+        if leaves_garbage {
+            self.garbage.notify_one();
+        }
         let mut applied = self.applied.clone();
         // The applier ends with the node: what is committed then is applied when the next one starts.
         let _ = applied.wait_for(|applied| *applied >= revision).await;

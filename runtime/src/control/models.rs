@@ -21,6 +21,7 @@ impl Control {
         let onnx: Arc<[u8]> = Arc::from(&*file);
         let report = models::check(&self.config, &onnx).await?;
         let bytes = file.len() as u64;
+        let _putting = self.putting.read().await;
         let file = self.blobs.put(file).await?;
 
         let _writer = self.writer(OPERATOR).await;

@@ -1,15 +1,10 @@
-//! What a node does with its data before it serves: its first admin key, what it is given to begin with, and throwing away
-//! what nothing names any more.
+//! What a node does with its data before it serves: its first admin key, and what it is given to begin with.
 
-use super::rows::{FunctionRow, ModelRow, VersionRow, decode};
 use super::{Control, ControlError, Deploy};
-use crate::sandbox::{ComponentId, FunctionSource};
-use crate::store::{Digest, Kind, StoreError};
+use crate::sandbox::FunctionSource;
 use crate::tenancy::Project;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use shoal_inference::{ModelSource, TenantId};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a node is given to begin with, besides what is in its data.
@@ -77,45 +72,5 @@ impl Control {
         let first = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
         let tenant = TenantId(u64::from_be_bytes(*first) >> 1);
         self.create_project_as(name, tenant).await
-    }
-
-    /// Throws away blobs and compiled code that no version and no model names: what was left by a deploy that did not come to
-    /// its end, and of functions that were deleted. Only before the node serves: a deploy keeps its blob before its row.
-    pub(crate) async fn collect_garbage(&self) -> anyhow::Result<()> {
-        let mut blobs: HashSet<Digest> = HashSet::new();
-        let mut code: HashSet<(TenantId, ComponentId)> = HashSet::new();
-        let all = (
-            self.every::<VersionRow>(Kind::Version).await?,
-            self.every::<FunctionRow>(Kind::Function).await?,
-            self.every::<ModelRow>(Kind::Model).await?,
-        );
-        let (Some(versions), Some(functions), Some(models)) = all else {
-            // A row that cannot be read may name what looks like garbage.
-            return Ok(());
-        };
-        let lives = functions
-            .into_iter()
-            .map(|(tenant, function)| (tenant, function.live));
-        for (tenant, version) in versions.into_iter().chain(lives) {
-            blobs.insert(version.component);
-            code.insert((tenant, version.component.into()));
-        }
-        blobs.extend(models.iter().map(|(_, model)| model.file));
-        let removed = self.blobs.keep_only(&blobs).await?;
-        if removed > 0 {
-            tracing::info!(removed, "threw away blobs that nothing names");
-        }
-        let components = self.components.clone();
-        tokio::task::spawn_blocking(move || components.cache().keep_only(&code)).await?
-    }
-
-    /// Every row of a kind, read; `None` if one cannot be.
-    async fn every<T: DeserializeOwned>(
-        &self,
-        kind: Kind,
-    ) -> Result<Option<Vec<(TenantId, T)>>, StoreError> {
-        let rows = self.rows(kind).await?;
-        let read = rows.iter().map(|row| Some((row.key.tenant, decode(row)?)));
-        Ok(read.collect())
     }
 }

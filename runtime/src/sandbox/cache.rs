@@ -143,24 +143,35 @@ impl CodeCache {
         }
     }
 
-    /// Removes all entries but these, so also those of other engines, and whatever an earlier process left unfinished. For
-    /// the start of a node: it would take the ground from under a compiler that runs.
+    /// Removes all entries but these, so also those of other engines.
     ///
     /// # Errors
     /// If the directory cannot be read, or a file stays.
     pub fn keep_only(&self, keep: &HashSet<CodeKey>) -> anyhow::Result<()> {
         let keep: HashSet<String> = keep.iter().map(|key| self.name(*key)).collect();
+        self.remove_files(|name| name.ends_with(ENTRY_SUFFIX) && !keep.contains(name))
+    }
+
+    /// Removes whatever an earlier process left unfinished. For the start of a node: it would take the ground from under a
+    /// compiler that runs.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or a file stays.
+    pub fn remove_unfinished(&self) -> anyhow::Result<()> {
+        self.remove_files(|name| name.ends_with(UNFINISHED_SUFFIX))
+    }
+
+    fn remove_files(&self, is_to_go: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         for file in fs::read_dir(&self.directory).context("reading the code cache")? {
             let file = file.context("reading the code cache")?;
             let name = file.file_name().to_string_lossy().into_owned();
-            let removed = if name.ends_with(ENTRY_SUFFIX) && !keep.contains(&name) {
-                fs::remove_file(file.path())
-            } else if name.ends_with(UNFINISHED_SUFFIX) && file.file_type()?.is_dir() {
+            if !is_to_go(&name) {
+                continue;
+            }
+            let removed = if file.file_type()?.is_dir() {
                 fs::remove_dir_all(file.path())
-            } else if name.ends_with(UNFINISHED_SUFFIX) {
-                fs::remove_file(file.path())
             } else {
-                Ok(())
+                fs::remove_file(file.path())
             };
             removed.with_context(|| format!("removing {name} from the code cache"))?;
         }

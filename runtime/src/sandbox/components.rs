@@ -17,6 +17,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use shoal_inference::TenantId;
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -105,6 +106,15 @@ impl Components {
             cache_hits: self.cache_hits.load(Relaxed),
             cache_damaged: self.cache.damaged(),
         }
+    }
+
+    /// Removes all code from the cache but that of these, and of what is mapped or about to be. Blocks.
+    ///
+    /// # Errors
+    /// If the cache's directory cannot be read, or a file stays.
+    pub(crate) fn forget_others(&self, mut keep: HashSet<CodeKey>) -> anyhow::Result<()> {
+        keep.extend(self.slots.iter().map(|slot| *slot.key()));
+        self.cache.keep_only(&keep)
     }
 
     /// Times of the compiles so far.

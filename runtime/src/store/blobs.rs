@@ -110,8 +110,8 @@ impl Blobs {
         Ok(Some(bytes))
     }
 
-    /// Removes every blob but these, and what writes that were cut off have left; how many files those were. For the start,
-    /// before anything is put: a blob that no row names yet is one that nobody wants.
+    /// Removes every blob but these, and what writes that were cut off have left; how many files those were. Only while nothing
+    /// is put: a blob that no row names yet is one that nobody wants.
     ///
     /// # Errors
     /// [`BlobError::Io`]; some may be removed by then.

@@ -1,8 +1,9 @@
 //! `shoal serve`: what a node was told survives a restart and a kill; who may not come in stays out.
 
-use crate::support::{Client, Served, component, served};
+use crate::support::{Client, Served, component, served, served_with};
 use serde_json::json;
 use std::collections::HashSet;
+use std::time::Duration;
 
 const FUNCTIONS: &str = "/api/v1/projects/acme/functions";
 
@@ -43,6 +44,47 @@ fn what_was_deployed_is_there_after_a_kill() {
     let another = node.admin_key.clone().unwrap();
     let keys = node.ok("GET", "/v1/organization/admin_api_keys", &another, b"");
     assert_eq!(keys["data"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_was_deleted_leaves_the_disk_and_what_is_kept_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let collect = [("SHOAL_COLLECT_INTERVAL", "50ms")];
+    let node = served_with(&data, &[], &collect);
+    let admin = node.admin_key.clone().unwrap();
+    let key = node.project(&admin, "acme");
+    node.add_digits(&admin);
+    for name in ["hello", "echo"] {
+        let deploy = format!("{}?public=true", versions(name));
+        node.ok("POST", &deploy, &key, &component(name));
+    }
+    // Two components and a model; the code of two components.
+    assert_eq!((blobs(&data), code(&data)), (3, 2));
+    node.ok("DELETE", &format!("{FUNCTIONS}/echo"), &key, b"");
+    node.ok("DELETE", "/api/v1/models/digits", &admin, b"");
+    let began = tokio::time::Instant::now();
+    while blobs(&data) != 1 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+    // Code goes when it is not mapped any more.
+    assert_eq!(node.call("/f/acme/hello/", None).status, 200);
+    node.stop();
+    let node = served_with(&data, &[], &collect);
+    assert_eq!((blobs(&data), code(&data)), (1, 1));
+    assert_eq!(node.call("/f/acme/hello/", None).status, 200);
+}
+
+fn blobs(data: &std::path::Path) -> usize {
+    let folders = std::fs::read_dir(data.join("blobs")).unwrap();
+    let files = |folder: std::fs::DirEntry| std::fs::read_dir(folder.path()).unwrap().count();
+    folders.map(|folder| files(folder.unwrap())).sum()
+}
+
+fn code(data: &std::path::Path) -> usize {
+    let files = std::fs::read_dir(data.join("code")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".code")).count()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod served;
 
-pub(crate) use served::{Served, served};
+pub(crate) use served::{Served, served, served_with};
 
 use bytes::Bytes;
 use shoal::sandbox::{
@@ -351,7 +351,7 @@ impl Client {
         } else {
             format!("content-length: {}\r\n", body.len())
         };
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{key}{length}\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{key}{length}\r\n");
         self.send(head.as_bytes());
         self.send(body);
         self.reply()

@@ -20,7 +20,13 @@ pub(crate) struct Served {
 
 /// Starts a node with its data in `data`, and waits until it is ready.
 pub(crate) fn served(data: &Path, arguments: &[&str]) -> Served {
+    served_with(data, arguments, &[])
+}
+
+/// The same, with these variables in its environment.
+pub(crate) fn served_with(data: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Served {
     let mut child = command(data, arguments)
+        .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
