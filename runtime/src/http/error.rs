@@ -36,6 +36,11 @@ pub(crate) enum Error {
     /// A request without a host, or with several.
     #[error("request must be for one host (a host header; in HTTP/2 :authority)")]
     Host,
+    /// A page of another site, where nobody is asked for a key.
+    #[error(
+        "this node asks for no key, so it is managed from its own machine only: as localhost or by its loopback address (host), and by pages of that host (origin)"
+    )]
+    Foreign,
     /// A body that says it is too long, or turned out to be.
     #[error("request body is larger than {limit} bytes (body_bytes_max)")]
     BodyTooLarge { limit: u64 },
@@ -160,6 +165,7 @@ impl Error {
             | Error::NotAdmin
             | Error::Method { .. }
             | Error::Host
+            | Error::Foreign
             | Error::Draining
             | Error::NotReady
             | Error::Guest(
@@ -187,6 +193,7 @@ impl Error {
                 wrong(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None)
             }
             Error::Host => wrong(StatusCode::BAD_REQUEST, "host_missing", Some("host")),
+            Error::Foreign => wrong(StatusCode::FORBIDDEN, "foreign_origin", Some("origin")),
             Error::BodyTooLarge { .. } => wrong(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -263,6 +270,7 @@ mod tests {
             (Error::NotAdmin, 403),
             (Error::Method { allowed: "GET" }, 405),
             (Error::Host, 400),
+            (Error::Foreign, 403),
             (Error::BodyTooLarge { limit: 7 }, 413),
             (Error::BodyTooSlow { limit: 7 }, 408),
             (busy(Busy::Tenant { limit: 7 }), 429),

@@ -33,34 +33,60 @@ pub(crate) async fn run(
     mut shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let threads = SocketThreads::start(&service, config, threads, &shutdown)?;
-    let room = Arc::new(Semaphore::new(config.connections_max));
-    let addresses = Addresses::new(config.connections_per_address_max);
+    let door = Door {
+        room: Arc::new(Semaphore::new(config.connections_max)),
+        addresses: Addresses::new(config.connections_per_address_max),
+        service,
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.draining() => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => {
+                if let (Some(permits), Ok(stream)) = (door.enter(peer.ip()), stream.into_std()) {
+                    threads.hand_over(stream, permits);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        // Over a limit the socket is closed at once: an answer would cost what the limit is there to save.
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            service.metrics.refused("connections_max");
-            continue;
-        };
-        let Some(address) = addresses.try_enter(peer.ip()) else {
-            service.metrics.refused("connections_per_address_max");
-            continue;
-        };
-        threads.hand_over(stream, (permit, address));
+        }
+    }
+    // A client whose connection the kernel has made already may have sent its request: closing the listener would reset it.
+    // tokio waits for news of a listener; only the kernel knows that there is nobody left.
+    let listener = listener.into_std()?;
+    while let Ok((stream, peer)) = listener.accept() {
+        if let (Some(permits), Ok(())) = (door.enter(peer.ip()), stream.set_nonblocking(true)) {
+            threads.hand_over(stream, permits);
+        }
     }
     drop(listener);
     threads.join().await
+}
+
+/// Who may have a connection.
+struct Door {
+    room: Arc<Semaphore>,
+    addresses: Addresses,
+    service: Arc<Service>,
+}
+
+impl Door {
+    /// Over a limit the socket is closed at once: an answer would cost what the limit is there to save.
+    fn enter(&self, address: IpAddr) -> Option<Permits> {
+        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+            self.service.metrics.refused("connections_max");
+            return None;
+        };
+        let Some(address) = self.addresses.try_enter(address) else {
+            self.service.metrics.refused("connections_per_address_max");
+            return None;
+        };
+        Some((permit, address))
+    }
 }
 
 /// Open connections of each client address.
@@ -184,11 +210,9 @@ impl SocketThreads {
     }
 
     /// Gives a connection to the thread with the fewest.
-    fn hand_over(&self, stream: TcpStream, permits: Permits) {
+    fn hand_over(&self, stream: std::net::TcpStream, permits: Permits) {
         let fewest = self.threads.iter().min_by_key(|t| t.open.load(Relaxed));
-        let (Some(thread), Ok(stream)) = (fewest, stream.into_std()) else {
-            return;
-        };
+        let Some(thread) = fewest else { return };
         let counted = Counted::new(&thread.open, &self.service);
         let handed = Handed {
             stream,

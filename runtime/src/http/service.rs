@@ -1,6 +1,6 @@
 //! One request to one answer: route, admit, invoke, and put the platform's own headers on what comes back.
 
-use super::access::admit;
+use super::access::{admit, admit_manager};
 use super::body::{AnswerBody, Answering, BodyLimits, BodyVerdict, RequestBody};
 use super::error::{BusyWith, Error};
 use super::head::{authority, join_cookies};
@@ -133,14 +133,22 @@ impl Service {
             Route::Ready => (reading(&request, || self.ready()), "readyz"),
             Route::Metrics => {
                 let answered = reading(&request, || {
+                    admit_manager(&self.directory, &host, request.headers())?;
                     self.api.admin(request.headers())?;
                     Ok(page(self.metrics.page()))
                 });
                 (answered, "metrics")
             }
             Route::Admin => {
-                let answered = self.api.call(request.map(axum::body::Body::new)).await;
-                (Ok(answered.map(AnswerBody::Api)), "api")
+                let admitted = admit_manager(&self.directory, &host, request.headers());
+                let answered = match admitted {
+                    Ok(()) => Ok(self.api.call(request.map(axum::body::Body::new)).await),
+                    Err(error) => Err(error),
+                };
+                (
+                    answered.map(|response| response.map(AnswerBody::Api)),
+                    "api",
+                )
             }
             Route::Unknown => (Err(Error::UnknownPath), "unknown"),
         }

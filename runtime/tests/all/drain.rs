@@ -1,11 +1,11 @@
 //! A node that is told to stop finishes what it began.
 
-use crate::support::{Node, config};
+use crate::support::{Client, Node, config, parts};
 use shoal::Config;
 use std::io::Read as _;
 use std::time::Duration;
 
-fn begun(node: &Node, path: &str) -> crate::support::Client {
+fn begun(node: &Node, path: &str) -> Client {
     let mut client = node.connect();
     client.send(format!("GET /f/acme/probe/{path} HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes());
     let began = tokio::time::Instant::now();
@@ -84,6 +84,31 @@ fn a_request_that_comes_during_the_drain_is_refused() {
     assert!(other, "the parked guest still holds the node");
     drop(parked);
     node.wait().unwrap();
+}
+
+#[test]
+fn a_connection_that_nobody_has_accepted_yet_is_answered_too() {
+    let parts = parts(config(), Vec::new());
+    let address = parts.listeners.functions.local_addr().unwrap();
+    let mut waiting: Vec<Client> = (0..20).map(|_| Client::new(address)).collect();
+    for client in &mut waiting {
+        client.send(b"GET /readyz HTTP/1.1\r\nhost: t\r\n\r\n");
+    }
+    let (trigger, shutdown) = shoal::shutdown();
+    // It drains from its start on.
+    drop(trigger);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(shoal::run(parts, shutdown, |_| {}))
+        .unwrap();
+    for client in &mut waiting {
+        let reply = client.reply();
+        assert_eq!(reply.error_code(), "node_draining");
+        assert_eq!(reply.header("connection"), Some("close"));
+    }
 }
 
 #[test]

@@ -48,6 +48,39 @@ fn a_function_answers_on_its_host_whatever_the_path() {
 }
 
 #[test]
+fn a_page_of_another_site_cannot_manage_a_node_that_asks_for_no_key() {
+    let node = Node::start(config());
+    let address = node.address.to_string();
+    let ask = |host: &str, origin: &str| {
+        let mut client = node.connect();
+        let body = r#"{"name":"birch"}"#;
+        let head = format!(
+            "POST /v1/organization/projects HTTP/1.1\r\nhost: {host}\r\norigin: {origin}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.send(head.as_bytes());
+        client.reply()
+    };
+    let own = format!("http://{address}");
+    for (host, origin) in [
+        (&*address, "http://evil.example"),
+        (&*address, "null"),
+        ("evil.example", "http://evil.example"),
+    ] {
+        let reply = ask(host, origin);
+        assert_eq!(reply.status, 403, "{host} {origin}");
+        assert_eq!(reply.error_code(), "foreign_origin");
+    }
+    // By its name alone it could be read.
+    for path in ["/metrics", "/api/v1/node", "/api/v1/none"] {
+        assert_eq!(get(&node, "evil.example", path).status, 403, "{path}");
+        assert_ne!(get(&node, &address, path).status, 403, "{path}");
+    }
+    assert_eq!(ask(&address, &own).status, 200);
+}
+
+#[test]
 fn other_hosts_have_functions_under_their_path_and_the_nodes_own() {
     let node = Node::start(config());
     for host in [
