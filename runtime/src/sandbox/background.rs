@@ -344,6 +344,7 @@ mod tests {
                 Duration::from_secs(60),
             )),
             tenant: tenant.clone(),
+            ticks: Arc::default(),
             _account: Arc::new(()),
         }
     }

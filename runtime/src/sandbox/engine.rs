@@ -1,14 +1,13 @@
-//! The wasmtime engine of this process: what guests may be made of, the pool their instances come from, and the clock that
-//! makes them yield.
+//! The wasmtime engine of this process: what guests may be made of, and the pool their instances come from.
 
 use super::background::Pool;
 use super::logs::Logs;
 use super::state::State;
+use super::ticker::Ticker;
 use crate::config::Config;
 use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use wasmtime::component::Linker;
 use wasmtime::{
     Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
@@ -33,10 +32,10 @@ const SMALL_RESERVATION_BYTES: u64 = 0;
 const SMALL_GROWTH_BYTES: u64 = 1 << 20;
 /// What a host call may copy beside the largest tensors a guest may have.
 const HOSTCALL_BESIDE_BYTES: usize = 1 << 20;
-/// Slots that are given back to the kernel together: one at a time costs each request 1-2 µs more.
-const DECOMMIT_BATCH: usize = 64;
-/// How often guests are asked to look up.
-const TICK: Duration = Duration::from_millis(1);
+/// Slots that are given back to the kernel together. More than one would save each request 1-2 µs, and keep the memory of
+/// guests that ended, up to `guest_memory_bytes_max` each, until one that has nothing to do with them clears it all: with 64
+/// that was 50-90 ms at once, of a socket's thread too (bar `runaway`).
+const DECOMMIT_BATCH: usize = 1;
 
 /// Where instances come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +59,7 @@ pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) pool: Pool,
+    pub(super) ticker: Ticker,
     pub(crate) logs: Arc<Logs>,
     allocator: Allocator,
     /// What one host call may copy out of a guest.
@@ -82,12 +82,14 @@ impl Sandbox {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         shoal_host::nn::add_to_linker(&mut linker)?;
         shoal_host::logging::add_to_linker(&mut linker)?;
-        start_ticker(&engine)?;
+        let ticking = engine.clone();
+        let ticker = Ticker::start(move || ticking.increment_epoch())?;
         let pool = Pool::start(config.background_threads)?;
         Ok(Self {
             engine,
             linker,
             pool,
+            ticker,
             logs: Logs::new(config),
             allocator,
             hostcall_bytes_max: usize::try_from(config.guest_tensor_bytes_max)
@@ -240,23 +242,4 @@ pub(crate) fn can_scan_pagemap() -> bool {
 /// Open files this process may have.
 pub(crate) fn files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// Ends when the engine is gone.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a thread of its own, made to sleep: guests must be interrupted even when every runtime is busy"
-)]
-fn start_ticker(engine: &Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
-    std::thread::Builder::new()
-        .name("epochs".into())
-        .spawn(move || {
-            while let Some(engine) = engine.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        })?;
-    Ok(())
 }

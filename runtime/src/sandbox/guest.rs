@@ -1,6 +1,7 @@
 //! One guest as something to poll: its future, its CPU account and its tenant.
 
 use super::meter::Meter;
+use super::ticker::Running;
 use shoal_inference::TenantId;
 use std::any::Any;
 use std::future::Future;
@@ -78,6 +79,8 @@ pub(crate) struct Guest {
     pub(crate) future: GuestFuture,
     pub(crate) meter: Arc<Meter>,
     pub(crate) tenant: Arc<Tenant>,
+    /// Told when it runs.
+    pub(crate) ticks: Arc<Running>,
     /// Dropped after everything else of the guest.
     pub(crate) _account: Arc<dyn Any + Send + Sync>,
 }
@@ -96,6 +99,7 @@ impl Guest {
         cx: &mut Context<'_>,
         on: Thread,
     ) -> (Poll<wasmtime::Result<()>>, u64) {
+        let _ticks = self.ticks.enter();
         self.meter.begin(on);
         // A panic in a host call is a bug of ours: it ends this invocation, not the thread that serves all the others.
         let poll =

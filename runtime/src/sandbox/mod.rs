@@ -18,6 +18,7 @@ mod meter;
 mod registry;
 mod runner;
 mod state;
+mod ticker;
 
 pub use answer::{Answer, BodyError, GuestBody, Streamed};
 pub use cache::{Code, CodeCache, CodeKey, Loaded};

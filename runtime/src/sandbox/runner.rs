@@ -176,6 +176,7 @@ impl Runner {
             future,
             meter: meter.clone(),
             tenant,
+            ticks: self.sandbox.ticker.running(),
             _account: bound.account,
         };
         let place = self.first_place(guest);

@@ -2,6 +2,7 @@
 
 use crate::support::{Node, config};
 use std::collections::HashSet;
+use std::io::Write as _;
 
 #[test]
 fn a_function_answers_under_its_path() {
@@ -51,7 +52,20 @@ fn bodies_stream_both_ways() {
 fn a_large_body_passes_through_unchanged() {
     let node = Node::start(config());
     let body: Vec<u8> = (0..8 << 20_u32).map(|n| (n % 251) as u8).collect();
-    let reply = node.post("/f/acme/echo/", &body);
+    let mut client = node.connect();
+    let mut sender = client.stream.try_clone().unwrap();
+    let head = format!(
+        "POST /f/acme/echo/ HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    // It is echoed as it comes: whoever sends all before reading waits for a node that waits for a reader.
+    let reply = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sender.write_all(head.as_bytes()).unwrap();
+            sender.write_all(&body).unwrap();
+        });
+        client.reply()
+    });
     assert_eq!(reply.status, 200);
     assert!(reply.complete);
     assert!(reply.body == body, "{} bytes came back", reply.body.len());
