@@ -1,6 +1,6 @@
 //! What else this machine is doing: whether a wall time that was missed says anything.
 
-use crate::bar::{Figure, Outcome};
+use crate::bar::{Figure, Outcome, Run};
 use anyhow::Context as _;
 
 /// Up to so much load for each processor a wall time is judged. What a bar itself runs is within it.
@@ -16,17 +16,32 @@ pub(crate) fn load_average() -> anyhow::Result<f64> {
 }
 
 /// Judges a bar of which `timed` is a wall time, measured at a load average of up to `load`. A wall time that was met was met;
-/// one that was missed on a machine that was too busy says nothing, if all else holds.
-pub(crate) fn judge_timed(mut figures: Vec<Figure>, timed: Figure, n: u64, load: f64) -> Outcome {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let too_busy = load > LOAD_MAX_PER_PROCESSOR * processors as f64;
-    if too_busy && !timed.holds() && figures.iter().all(Figure::holds) {
-        return Outcome::Skipped(format!(
-            "{timed} at a load average of {load}, all else holds: needs a machine with less to do than {LOAD_MAX_PER_PROCESSOR} for each of {processors} processors"
-        ));
+/// one that was missed on a machine that was too busy, or in a short run, says nothing, if all else holds.
+pub(crate) fn judge_timed(
+    run: &Run,
+    mut figures: Vec<Figure>,
+    timed: Figure,
+    n: u64,
+    load: f64,
+) -> Outcome {
+    let excuse = excuse(run, load).filter(|_| !timed.holds() && figures.iter().all(Figure::holds));
+    if let Some(excuse) = excuse {
+        return Outcome::Skipped(format!("{timed}, all else holds: {excuse}"));
     }
     figures.push(timed);
     Outcome::Measured { figures, n }
+}
+
+/// Why a wall time that is too long need not be the node's fault, if there is a reason.
+fn excuse(run: &Run, load: f64) -> Option<String> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if load > LOAD_MAX_PER_PROCESSOR * processors as f64 {
+        return Some(format!(
+            "needs a machine with less to do than {LOAD_MAX_PER_PROCESSOR} for each of {processors} processors, the load average is {load}"
+        ));
+    }
+    let short = "a short run cannot tell the node from the machine: needs one without --quick";
+    run.quick.then(|| short.to_owned())
 }
 
 #[cfg(test)]
@@ -43,14 +58,19 @@ mod tests {
     }
 
     #[test]
-    fn only_a_wall_time_alone_is_excused_by_a_busy_machine() {
-        let outcome = |other, timed, load| judge_timed(vec![figure(other)], figure(timed), 1, load);
+    fn only_a_wall_time_alone_is_excused_by_a_busy_machine_or_a_short_run() {
+        let outcome = |quick, other, timed, load| {
+            let run = Run { seed: 1, quick };
+            judge_timed(&run, vec![figure(other)], figure(timed), 1, load)
+        };
         let is_skipped = |outcome| matches!(outcome, Outcome::Skipped(_));
-        assert!(is_skipped(outcome(1.0, 11.0, 1e6)));
+        assert!(is_skipped(outcome(false, 1.0, 11.0, 1e6)));
+        assert!(is_skipped(outcome(true, 1.0, 11.0, 0.0)));
         for measured in [
-            outcome(1.0, 11.0, 0.0),
-            outcome(1.0, 10.0, 1e6),
-            outcome(11.0, 11.0, 1e6),
+            outcome(false, 1.0, 11.0, 0.0),
+            outcome(false, 1.0, 10.0, 1e6),
+            outcome(true, 1.0, 10.0, 0.0),
+            outcome(true, 11.0, 11.0, 1e6),
         ] {
             let Outcome::Measured { figures, .. } = measured else {
                 panic!("{measured:?}");

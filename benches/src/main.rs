@@ -12,6 +12,7 @@ mod exchange;
 mod greetings;
 mod machine;
 mod node;
+mod open_loop;
 mod plot;
 mod random;
 mod samples;

@@ -1,10 +1,26 @@
 //! Measured values, sorted: percentiles are exact, none is interpolated or put into a bucket.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Values in ascending order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Samples(Vec<f64>);
+
+impl fmt::Display for Samples {
+    /// For people, of milliseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} answers, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, at most {:.2} ms",
+            self.len(),
+            self.percentile(50.0),
+            self.percentile(99.0),
+            self.percentile(99.9),
+            self.max()
+        )
+    }
+}
 
 impl FromIterator<f64> for Samples {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {

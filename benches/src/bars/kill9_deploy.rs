@@ -112,7 +112,7 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
     }
     node.stop().await?;
     let load = load.max(load_average()?);
-    Ok(found.outcome(load))
+    Ok(found.outcome(run, load))
 }
 
 /// Makes the node know its components, and the functions that last.
@@ -332,7 +332,7 @@ impl Version {
 }
 
 impl Found {
-    fn outcome(&self, load: f64) -> Outcome {
+    fn outcome(&self, run: &Run, load: f64) -> Outcome {
         let ready = Samples::millis(&self.ready);
         eprintln!(
             "kill9-deploy: {} deploys answered, {} more live, {} calls answered; ready after {:.0} ms (median), {:.0} ms (most)",
@@ -358,7 +358,7 @@ impl Found {
             unit: "ms_from_start_to_ready_p99",
             target: Target::AtMost(READY_MS_MAX),
         };
-        judge_timed(figures, ready, kills, load)
+        judge_timed(run, figures, ready, kills, load)
     }
 }
 

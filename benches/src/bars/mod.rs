@@ -1,11 +1,14 @@
 //! The bars. Each file says what is promised, how it is measured and what the target is.
 
 mod cache_flip;
+mod compile_bombs;
 mod density;
 mod drain;
+mod guest_fair;
 mod kill9_deploy;
 mod no_key;
 mod redeploy;
+mod runaway;
 mod waiting;
 mod watched;
 
@@ -22,6 +25,9 @@ pub(crate) enum Bar {
     Kill9Deploy,
     CacheFlip,
     NoKey,
+    CompileBombs,
+    Runaway,
+    GuestFair,
 }
 
 impl Bar {
@@ -34,6 +40,9 @@ impl Bar {
             Self::Kill9Deploy => "kill9-deploy",
             Self::CacheFlip => "cache-flip",
             Self::NoKey => "no-key",
+            Self::CompileBombs => "compile-bombs",
+            Self::Runaway => "runaway",
+            Self::GuestFair => "guest-fair",
         }
     }
 
@@ -56,6 +65,15 @@ impl Bar {
                 "300 kills (SIGKILL) under deploys: none that was answered lost, none half there, ready within 1 s"
             }
             Self::CacheFlip => "10,000 changed bytes in compiled code: none of it is loaded",
+            Self::CompileBombs => {
+                "20 components that overwhelm a compiler: refused within 12 s and 1 GiB, other tenants' p99 as before"
+            }
+            Self::Runaway => {
+                "16 kinds of guest that do not end, 50 of each: all ended, at most 10 ms of CPU past their limit (p99)"
+            }
+            Self::GuestFair => {
+                "200 guests of a tenant that compute without end: another's p99 is at most 5 ms more"
+            }
             Self::NoKey => "every route but /healthz and /readyz answers 401 without a right key",
         }
     }
@@ -69,6 +87,9 @@ impl Bar {
             Self::Kill9Deploy => kill9_deploy::measure(run).await,
             Self::CacheFlip => cache_flip::measure(run).await,
             Self::NoKey => no_key::measure(run).await,
+            Self::CompileBombs => compile_bombs::measure(run).await,
+            Self::Runaway => runaway::measure(run).await,
+            Self::GuestFair => guest_fair::measure(run).await,
         }
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! Memory is what is resident. That leaves out the page tables, but counts pages of the component that all guests share for
 //! each of them, which is more: what a guest really takes from the machine is less than the figure.
+//!
+//! The short form is the whole: it takes ten seconds, and what a node takes once and keeps is not to be shared by fewer.
 
 use crate::bar::{Figure, Outcome, Run, Target};
 use crate::client;
@@ -17,6 +19,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
+const GUESTS: usize = 2_000;
+/// How long the idle device waits: for longer than the guests take to arrive, under 1 s on two cores, the load beside.
+const WAIT: Duration = Duration::from_secs(6);
 const KIB_MAX: f64 = 150.0;
 /// Few: the pool's slots are to be as untouched as on a node that has just started.
 const WARM_UP: usize = 8;
@@ -28,34 +33,28 @@ const LAUNCH: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
-    // The idle device waits for longer than the guests take to arrive: under 1 s for 2,000 on two cores, the load beside.
-    let (guests, wait) = if run.quick {
-        (200, Duration::from_secs(2))
-    } else {
-        (2_000, Duration::from_secs(6))
-    };
-    if let Err(skipped) = allow_files(guests as u64 + FILES_BESIDE) {
+    if let Err(skipped) = allow_files(GUESTS as u64 + FILES_BESIDE) {
         return Ok(skipped);
     }
     let spec = Spec {
         socket_threads: 2,
         background_threads: 2,
-        guests_max: guests as u32,
+        guests_max: GUESTS as u32,
         tenants: 4,
         // More than there are: a full batch would not wait.
-        rows_max: guests as u32 + 1,
-        wait_max: wait,
+        rows_max: GUESTS as u32 + 1,
+        wait_max: WAIT,
         launch: LAUNCH,
     };
     let node = Node::start(&spec).await?;
-    if let Some(why) = node.cannot_hold(guests) {
+    if let Some(why) = node.cannot_hold(GUESTS) {
         return Ok(Outcome::Skipped(why));
     }
-    let measured = load(&node, guests, wait, run.seed).await?;
+    let measured = load(&node, run.seed).await?;
     node.stop().await?;
     Ok(Outcome::Measured {
-        figures: measured.figures(guests),
-        n: guests as u64,
+        figures: measured.figures(GUESTS),
+        n: GUESTS as u64,
     })
 }
 
@@ -75,7 +74,7 @@ struct Waiting {
     all: Vec<Footprint>,
 }
 
-async fn load(node: &Node, guests: usize, wait: Duration, seed: u64) -> anyhow::Result<Measured> {
+async fn load(node: &Node, seed: u64) -> anyhow::Result<Measured> {
     let pictures = Pictures::read()?;
     eprintln!("waiting: warming up");
     let (address, paths) = (node.address(), node.paths("digits"));
@@ -87,9 +86,9 @@ async fn load(node: &Node, guests: usize, wait: Duration, seed: u64) -> anyhow::
     let idle = node.footprint()?;
     eprintln!("waiting: idle: {idle}");
     let mut tasks = JoinSet::new();
-    let asked = pictures.pick(guests, seed);
+    let asked = pictures.pick(GUESTS, seed);
     tasks.spawn(async move { client::at_once(address, &paths, asked).await });
-    let waiting = watch(node, guests as u64, wait + 2 * LAUNCH).await?;
+    let waiting = watch(node, GUESTS as u64, WAIT + 2 * LAUNCH).await?;
     let mut right = 0;
     while let Some(answered) = tasks.join_next().await {
         right += answered??;

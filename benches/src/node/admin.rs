@@ -89,7 +89,7 @@ impl Admin {
         function: &str,
         wasm: Bytes,
     ) -> anyhow::Result<Deployed> {
-        let path = format!("/api/v1/projects/{project}/functions/{function}/versions?public=true");
+        let path = versions(project, function);
         let deployed = self.call(Method::POST, &path, wasm).await;
         deployed.with_context(|| format!("deploying {project}/{function}"))
     }
@@ -105,11 +105,29 @@ impl Admin {
         Ok(functions.data)
     }
 
-    /// Compiles since the node started.
-    pub(crate) async fn compiles(&mut self) -> anyhow::Result<u64> {
+    /// A metric without labels.
+    pub(crate) async fn metric(&mut self, name: &str) -> anyhow::Result<f64> {
         let page = self.ask(Method::GET, "/metrics", Bytes::new()).await?;
         anyhow::ensure!(page.status == StatusCode::OK, "answered {}", page.status);
-        compiles_in(std::str::from_utf8(&page.body)?).context("the metrics count no compiles")
+        let page = std::str::from_utf8(&page.body)?;
+        metric_in(page, name).with_context(|| format!("the metrics have no {name}"))
+    }
+
+    /// Compiles since the node started.
+    pub(crate) async fn compiles(&mut self) -> anyhow::Result<u64> {
+        let count = self.metric("shoal_compile_duration_seconds_count");
+        Ok(count.await? as u64)
+    }
+
+    /// A function that may be refused.
+    pub(crate) async fn try_deploy(
+        &mut self,
+        project: &str,
+        function: &str,
+        wasm: Bytes,
+    ) -> anyhow::Result<Reply> {
+        self.ask(Method::POST, &versions(project, function), wasm)
+            .await
     }
 
     /// One command that must work; what it answers.
@@ -129,10 +147,14 @@ impl Admin {
     }
 }
 
-fn compiles_in(page: &str) -> Option<u64> {
-    let count = "shoal_compile_duration_seconds_count ";
-    let line = page.lines().find_map(|line| line.strip_prefix(count));
-    line?.trim().parse().ok()
+/// Where a public version is deployed.
+fn versions(project: &str, function: &str) -> String {
+    format!("/api/v1/projects/{project}/functions/{function}/versions?public=true")
+}
+
+fn metric_in(page: &str, name: &str) -> Option<f64> {
+    let mut lines = page.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(of, _)| *of == name)?.1.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -140,10 +162,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compiles_are_counted_by_the_metrics() {
-        let page =
-            "shoal_compile_duration_seconds_sum 1.5\nshoal_compile_duration_seconds_count 3\n";
-        assert_eq!(compiles_in(page), Some(3));
-        assert_eq!(compiles_in("# EOF\n"), None);
+    fn a_metric_is_read_by_its_whole_name() {
+        let page = "# TYPE shoal_x counter\nshoal_x_sum 1.5\nshoal_x 3\n";
+        assert_eq!(metric_in(page, "shoal_x"), Some(3.0));
+        assert_eq!(metric_in(page, "shoal_x_sum"), Some(1.5));
+        assert_eq!(metric_in("# EOF\n", "shoal_x"), None);
     }
 }

@@ -6,10 +6,12 @@
 
 mod admin;
 mod child;
+mod children;
 mod served;
 
 pub(crate) use admin::{Admin, Live};
 pub(crate) use child::serve;
+pub(crate) use children::{Children, Peak};
 pub(crate) use served::{Home, Served};
 
 use crate::client;

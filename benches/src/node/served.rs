@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The folder of a node's data, and what its nodes have in common. Removed when it is dropped.
 pub(crate) struct Home {
     folder: TempDir,
+    /// Variables of the nodes' environment.
+    settings: Vec<(&'static str, &'static str)>,
     /// Made by the first node.
     admin_key: Option<String>,
 }
@@ -41,11 +43,21 @@ pub(crate) struct Served {
 }
 
 impl Home {
-    /// On the disk that temporary files are on.
+    /// On the disk that temporary files are on. Compilers give way to all else: beside other work on the machine they take
+    /// longer than a node lets them, so its nodes let them.
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::with(&[
+            ("SHOAL_COMPILE_TIMEOUT", "120s"),
+            ("SHOAL_COMPILE_CPU_MAX", "60s"),
+        ])
+    }
+
+    /// The same, for nodes with these variables in their environment and no other.
+    pub(crate) fn with(settings: &[(&'static str, &'static str)]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("shoal-bench-").tempdir();
         Ok(Self {
             folder: folder.context("making a folder for the node's data")?,
+            settings: settings.to_vec(),
             admin_key: None,
         })
     }
@@ -65,9 +77,7 @@ impl Home {
             .arg(self.data())
             // Not in a folder that may hold a node.toml.
             .current_dir(self.folder.path())
-            // Compilers give way to all else: beside other work on the machine they take longer than a node lets them.
-            .env("SHOAL_COMPILE_TIMEOUT", "120s")
-            .env("SHOAL_COMPILE_CPU_MAX", "60s")
+            .envs(self.settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -171,12 +181,16 @@ impl Served {
         Footprint::of(self.pid()?)
     }
 
-    /// CPU time of its threads so far, as the kernel's scheduler counts it. Exact for threads that sleep; those that ended are
-    /// left out.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+    /// CPU time so far of its threads with names that count, as the kernel's scheduler counts it. Exact for threads that sleep;
+    /// those that ended are left out.
+    pub(crate) fn cpu(&self, counts: fn(&str) -> bool) -> anyhow::Result<Duration> {
         let mut ns = 0;
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()?))? {
-            let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"))
+            let thread = thread?.path();
+            if !counts(&std::fs::read_to_string(thread.join("comm"))?) {
+                continue;
+            }
+            let schedstat = std::fs::read_to_string(thread.join("schedstat"))
                 .context("the kernel does not say how long a thread ran (CONFIG_SCHED_INFO)")?;
             ns += cpu_ns(&schedstat).context("reading how long a thread ran")?;
         }
