@@ -1,7 +1,7 @@
 //! Admission of models: each file is checked in a child process with limits before anything else is done with it. Knows no
 //! device and no catalogue.
 
-use crate::child::{self, ChildLimits, Failure};
+use crate::child::{self, Failure};
 use crate::config::Config;
 use anyhow::Context as _;
 use shoal_inference::ModelReport;
@@ -63,10 +63,8 @@ pub async fn check(config: &Config, onnx: &Arc<[u8]>) -> Result<ModelReport, Adm
             "--tensor-bytes".into(),
             config.inference.tensor_bytes_max.to_string().into(),
         ],
-        limits: ChildLimits {
-            memory_bytes: config.model_check_memory_bytes_max,
-            cpu_seconds: config.model_check_cpu_max.as_secs(),
-        },
+        memory_bytes: config.model_check_memory_bytes_max,
+        cpu_seconds: config.model_check_cpu_max.as_secs(),
         timeout: config.model_check_timeout,
     };
     let report = child::run(task).await.map_err(|failure| match failure {

@@ -125,10 +125,8 @@ async fn run_child(
             "--reserve".into(),
             reserve.to_string().into(),
         ],
-        limits: ChildLimits {
-            memory_bytes: config.compile_memory_bytes_max,
-            cpu_seconds: config.compile_cpu_max.as_secs(),
-        },
+        memory_bytes: config.compile_memory_bytes_max,
+        cpu_seconds: config.compile_cpu_max.as_secs(),
         timeout: config.compile_timeout,
     };
     child::run(task).await.map_err(|failure| match failure {
