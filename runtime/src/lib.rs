@@ -10,6 +10,7 @@ mod api;
 mod child;
 mod config;
 mod control;
+mod egress;
 mod host;
 mod http;
 mod metrics;
@@ -22,6 +23,7 @@ pub mod cli;
 pub use child::ChildLimits;
 pub use config::{Config, ConfigError};
 pub use control::Seed;
+pub use egress::{HostRule, HostRuleError, Networks};
 pub use shutdown::{Phase, Shutdown, Trigger, on_signals, shutdown};
 pub use tenancy::Access;
 

@@ -162,6 +162,7 @@ impl Collector for Snapshot {
         self.sandbox(&mut to)?;
         self.components(&mut to)?;
         self.logs(&mut to)?;
+        self.egress(&mut to)?;
         self.batches(&mut to)?;
         self.process(&mut to)
     }
@@ -226,6 +227,33 @@ impl Snapshot {
             "Of those, lines that made room for newer ones",
             logs.lost(),
         )
+    }
+
+    fn egress(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let stats = self.runner.sandbox().egress.stats();
+        counter(
+            to,
+            "egress_requests",
+            "Requests that functions sent to other servers",
+            stats.sent(),
+        )?;
+        gauge(
+            to,
+            "egress_requests_open",
+            "Of those, the ones that are under way",
+            stats.open(),
+        )?;
+        let mut refused = describe(
+            to,
+            "egress_refused",
+            "Requests of functions that did not leave, by what was in their way",
+            MetricType::Counter,
+        )?;
+        for (limit, count) in stats.refused() {
+            let labels = RefusedLabels { limit };
+            ConstCounter::new(count).encode(refused.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 
     fn batches(&self, to: &mut DescriptorEncoder) -> fmt::Result {

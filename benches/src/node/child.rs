@@ -3,7 +3,7 @@
 use super::{Ready, Spec};
 use anyhow::Context as _;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use shoal::sandbox::{Allocator, FunctionSource};
+use shoal::sandbox::{Allocator, FunctionSource, Grants};
 use shoal::store::Data;
 use shoal::{Access, Config, Listeners, Parts, Seed};
 use shoal_inference::{Compute, ModelSource, SimConfig, SimDevice};
@@ -77,8 +77,10 @@ fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
         project: tenant(n),
         name: "digits".to_owned(),
         wasm: wasm.clone(),
-        models: BTreeSet::from(["digits".to_owned()]),
-        public: false,
+        grants: Grants {
+            models: BTreeSet::from(["digits".to_owned()]),
+            ..Grants::default()
+        },
     };
     Ok(Parts {
         config,

@@ -5,7 +5,7 @@ use std::{fmt, io};
 use serde::Serialize;
 
 use crate::model::code_name;
-use crate::{ErrorCode, ModelError, Response, TensorError};
+use crate::{ErrorCode, FetchError, ModelError, Response, TensorError};
 
 /// A failure that answers the request.
 ///
@@ -29,6 +29,8 @@ pub enum Error {
     BodyIncomplete(io::Error),
     /// A model did not answer: 503 where trying again later helps, 413 for too much input, else 500 or 502.
     Model(ModelError),
+    /// Another server did not answer: 502, 504 where it took too long, 500 where this function may not ask it.
+    Fetch(FetchError),
     /// Reading or writing failed elsewhere, as when the client leaves in the middle of a streamed response: 500.
     Io(io::Error),
     /// The function itself failed: 500.
@@ -58,6 +60,7 @@ impl Error {
             Self::BadInput { .. } | Self::BodyIncomplete(_) => 400,
             Self::BodyTooLarge { .. } => 413,
             Self::Model(ModelError::Host { code, .. }) => model_status(*code),
+            Self::Fetch(error) => error.status(),
             Self::Model(ModelError::NoOutput { .. } | ModelError::Tensor(_))
             | Self::Io(_)
             | Self::Internal(_) => 500,
@@ -74,6 +77,7 @@ impl Error {
             Self::Model(ModelError::NoOutput { .. } | ModelError::Tensor(_)) => {
                 Some("model_mismatch")
             }
+            Self::Fetch(error) => Some(error.code()),
             Self::Io(_) | Self::Internal(_) => Some("internal_error"),
         }
     }
@@ -84,6 +88,7 @@ impl Error {
             Self::BodyTooLarge { .. }
             | Self::BodyIncomplete(_)
             | Self::Model(_)
+            | Self::Fetch(_)
             | Self::Io(_)
             | Self::Internal(_) => None,
         }
@@ -158,6 +163,7 @@ impl std::error::Error for Error {
         match self {
             Self::BodyIncomplete(error) | Self::Io(error) => Some(error),
             Self::Model(error) => Some(error),
+            Self::Fetch(error) => Some(error),
             Self::BadInput { .. } | Self::BodyTooLarge { .. } | Self::Internal(_) => None,
         }
     }
@@ -173,6 +179,7 @@ impl fmt::Display for Error {
             Self::BodyIncomplete(error) => write!(f, "body broke off: {error}"),
             Self::Io(error) => error.fmt(f),
             Self::Model(error) => error.fmt(f),
+            Self::Fetch(error) => error.fmt(f),
         }
     }
 }
@@ -180,6 +187,12 @@ impl fmt::Display for Error {
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl From<FetchError> for Error {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
     }
 }
 

@@ -15,16 +15,19 @@
 //! - [`Request`] and its [`Body`]: read whole, up to a limit, or in chunks as they come.
 //! - [`Response`]: whole, or streamed through a [`BodyWriter`].
 //! - [`Model`]: [`Tensor`]s in, [`Outputs`] out, over `wasi:nn`.
+//! - [`Fetch`]: requests to other servers, those that the function was granted.
 //! - [`log`]: lines for whoever runs the function, each with a level, over `wasi:logging`; what a function prints to stdout
 //!   and stderr goes there too.
 //! - [`Error`]: each failure has the HTTP answer it deserves, so a handler can use `?` throughout.
 //!
-//! Every request runs in a fresh sandbox: statics do not survive it, and there are no files, variables or sockets.
+//! Every request runs in a fresh sandbox: statics do not survive it, and there are no files, variables or
+//! sockets.
 
 use bindings::exports::wasi::http::incoming_handler::{IncomingRequest, ResponseOutparam};
 
 pub use body::{Body, BodyWriter};
 pub use error::Error;
+pub use fetch::{Fetch, FetchError, Fetched};
 pub use model::{ErrorCode, Model, ModelError, Outputs};
 pub use request::Request;
 pub use response::Response;
@@ -34,6 +37,7 @@ pub use tensor::{Element, Tensor, TensorError, TensorType};
 pub mod bindings;
 mod body;
 mod error;
+mod fetch;
 pub mod log;
 mod model;
 mod request;

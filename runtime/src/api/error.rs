@@ -65,6 +65,7 @@ fn control(error: &ControlError) -> ErrorShape {
             wrong(StatusCode::NOT_FOUND, code, None)
         }
         ControlError::Exists { .. } => wrong(StatusCode::CONFLICT, "already_exists", Some("name")),
+        ControlError::EgressLimit { .. } => bad("egress_limit", "egress"),
         ControlError::UnknownModel(_) => bad("model_not_found", "models"),
         ControlError::ModelInUse { .. } => wrong(StatusCode::CONFLICT, "model_in_use", None),
         ControlError::LastAdminKey => wrong(StatusCode::CONFLICT, "last_admin_key", None),

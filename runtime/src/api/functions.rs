@@ -3,6 +3,8 @@
 use super::extract::{InProject, Json, Named, Parameters, read_body};
 use super::{ApiError, ApiState, json};
 use crate::control::{Deploy, Deployed, VersionRow};
+use crate::egress::HostRuleError;
+use crate::sandbox::Grants;
 use crate::tenancy::Caller;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -31,6 +33,8 @@ pub(super) struct Version {
     bytes: u64,
     /// Models it may use.
     models: Vec<String>,
+    /// Hosts it may send requests to.
+    egress: Vec<String>,
     /// Whether it is called without a key.
     public: bool,
     /// Unix seconds.
@@ -61,6 +65,9 @@ pub(super) struct DeployParameters {
     /// Names of the models it may use, separated by commas.
     #[serde(default)]
     models: String,
+    /// Hosts it may send requests to, like `api.example.com`, `api.example.com:8443` or `*.example.com`, separated by commas.
+    #[serde(default)]
+    egress: String,
     /// Whether anybody may call it, without a key; its project pays.
     #[serde(default)]
     public: bool,
@@ -81,6 +88,28 @@ pub(super) struct Deleted {
     pub(super) deleted: bool,
 }
 
+impl DeployParameters {
+    fn grants(&self) -> Result<Grants, ApiError> {
+        let hosts: Result<_, HostRuleError> = listed(&self.egress).map(str::parse).collect();
+        let invalid = |why: HostRuleError| ApiError::Invalid {
+            param: "egress",
+            why: why.to_string(),
+        };
+        Ok(Grants {
+            models: listed(&self.models).map(str::to_owned).collect(),
+            egress: hosts.map_err(invalid)?,
+            public: self.public,
+        })
+    }
+}
+
+/// What stands between commas.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
 impl Function {
     fn of(project: &str, deployed: Deployed) -> Self {
         Self {
@@ -99,8 +128,9 @@ impl From<VersionRow> for Version {
             version: row.number,
             component: row.component.to_string(),
             bytes: row.bytes,
-            models: row.models.into_iter().collect(),
-            public: row.public,
+            models: row.grants.models.into_iter().collect(),
+            egress: row.grants.egress.into_iter().map(String::from).collect(),
+            public: row.grants.public,
             created_at: row.created_at,
             created_by: row.created_by.map(|key| key.to_string()),
         }
@@ -179,13 +209,12 @@ pub(super) async fn deploy(
 ) -> Result<Response, ApiError> {
     let limit = state.control.config.component_bytes_max;
     let wasm = read_body(request, limit, "component_bytes_max").await?;
-    let models = parameters.models.split(',').filter(|name| !name.is_empty());
+    let grants = parameters.grants()?;
     let deploy = Deploy {
         project: project.clone(),
         function,
         wasm,
-        models: models.map(str::to_owned).collect(),
-        public: parameters.public,
+        grants,
         by: caller.key().cloned(),
     };
     let deployed = state.control.deploy(deploy).await?;

@@ -2,6 +2,7 @@
 
 use super::client::{InProject, block_on};
 use super::table::Output;
+use crate::egress::HostRule;
 use anyhow::{Context as _, ensure};
 use http::Method;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub(super) struct Deploy {
     /// Models it may use
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     models: Vec<String>,
+    /// Hosts it may send requests to, like api.example.com, api.example.com:8443 or *.example.com
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    egress: Vec<HostRule>,
     /// Let anybody call it without a key; the project pays
     #[arg(long)]
     public: bool,
@@ -39,9 +43,11 @@ impl Deploy {
         let name = self.name.clone().or(stem).context("--name is missing")?;
         block_on(async {
             let (client, project) = self.project.resolve().await?;
+            let hosts: Vec<String> = self.egress.iter().map(HostRule::to_string).collect();
             let path = format!(
-                "/api/v1/projects/{project}/functions/{name}/versions?models={}&public={}",
+                "/api/v1/projects/{project}/functions/{name}/versions?models={}&egress={}&public={}",
                 self.models.join(","),
+                hosts.join(","),
                 self.public
             );
             let function = client.call(Method::POST, &path, wasm.into()).await?;

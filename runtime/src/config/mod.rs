@@ -6,6 +6,7 @@
 mod file;
 mod value;
 
+use crate::egress::Networks;
 use crate::sandbox::BESIDE_TEXT_BYTES_MAX;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -189,7 +190,7 @@ keys! {
     compile_memory_bytes_max: u64 = 1 << 30, 1 << 20..=BYTES_MAX;
     /// CPU time of the compiler's process; whole seconds count.
     compile_cpu_max: Duration = Duration::from_secs(10), Duration::from_secs(1)..=DAY;
-    /// Wall time of the compiler's process.
+    /// Wall time of the compiler's process, without what it waited for a processor.
     compile_timeout: Duration = Duration::from_secs(12), TICK..=DAY;
     /// Components compiled at once. Default: half of all cores.
     compiles_max: usize = (cores() / 2).max(1), 1..=1024;
@@ -203,7 +204,7 @@ keys! {
     model_check_memory_bytes_max: u64 = 1 << 30, 1 << 20..=BYTES_MAX;
     /// CPU time of that process; whole seconds count.
     model_check_cpu_max: Duration = Duration::from_secs(10), Duration::from_secs(1)..=DAY;
-    /// Wall time of that process.
+    /// Wall time of that process, without what it waited for a processor.
     model_check_timeout: Duration = Duration::from_secs(12), TICK..=DAY;
     /// Memory of the newest log lines of one function; more than one line of log_line_bytes_max takes.
     function_log_bytes_max: usize = 64 << 10, 2 << 10..=1 << 30;
@@ -211,6 +212,27 @@ keys! {
     log_line_bytes_max: usize = 4 << 10, 16..=1 << 20;
     /// Binary to start as the compiler and as the model check. Default: the one that runs.
     compiler: PathBuf = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("shoal")), ..;
+    /// Outgoing requests of one function under way at once.
+    function_egress_max: usize = 64, 1..=1 << 16;
+    /// Hosts that one function may be granted.
+    function_egress_hosts_max: usize = 32, 0..=10_000;
+    /// Networks that functions may reach although they are private, like `10.1.0.0/16, fd00::/8`. Default: none.
+    egress_networks: Networks = Networks::default(), ..;
+    /// File with certificates (PEM) of authorities that servers are trusted by, besides those that browsers trust. Default:
+    /// none.
+    egress_roots: Option<PathBuf> = None, ..;
+    /// Time to connect to another server for a guest, its name looked up and TLS included.
+    egress_connect_timeout: Duration = Duration::from_secs(10), TICK..=DAY;
+    /// Time that the server has for the head of its answer.
+    egress_answer_timeout: Duration = Duration::from_secs(60), TICK..=DAY;
+    /// Time between two parts of its answer.
+    egress_silence_max: Duration = Duration::from_secs(60), TICK..=DAY;
+    /// Bytes of one outgoing request's body, and of its answer's.
+    egress_body_bytes_max: u64 = 64 << 20, 0..=BYTES_MAX;
+    /// Connections to one host that are kept for a tenant while nobody uses them.
+    egress_idle_connections_max: usize = 8, 0..=1 << 16;
+    /// How long they are kept.
+    egress_idle_max: Duration = Duration::from_secs(30), TICK..=DAY;
     /// Time between a removal (of a function, an old version, a model) and the search for files that nothing names any more.
     collect_interval: Duration = Duration::from_secs(60), TICK..=DAY;
     /// Time that requests in flight get to end once the node was asked to stop.

@@ -1,5 +1,6 @@
 //! What a configuration value may be: how each type is read, shown and bounded.
 
+use crate::egress::Networks;
 use std::net::SocketAddr;
 use std::ops::{RangeFull, RangeInclusive};
 use std::path::PathBuf;
@@ -158,6 +159,18 @@ impl Setting for String {
     }
 }
 
+impl Setting for Networks {
+    const EXPECTED: &'static str = "networks like 10.1.0.0/16, separated by commas";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for PathBuf {
     const EXPECTED: &'static str = "a path";
 
@@ -167,6 +180,19 @@ impl Setting for PathBuf {
 
     fn show(&self) -> String {
         self.display().to_string()
+    }
+}
+
+/// An empty text is none.
+impl Setting for Option<PathBuf> {
+    const EXPECTED: &'static str = PathBuf::EXPECTED;
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(PathBuf::parse(text))
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map_or(String::new(), PathBuf::show)
     }
 }
 

@@ -125,8 +125,7 @@ fn put_function(control: &Control, project: &Project, name: &str, live: VersionR
         name: name.into(),
         tenant: project.tenant.clone(),
         component: component.into(),
-        models: live.models,
-        public: live.public,
+        grants: live.grants,
         wasm: Arc::new(move || {
             let blobs = blobs.clone();
             Box::pin(async move {

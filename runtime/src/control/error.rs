@@ -53,6 +53,9 @@ pub(crate) enum ControlError {
     /// There is one of this name.
     #[error("{what} {name:?} exists already")]
     Exists { what: &'static str, name: String },
+    /// More hosts than a function may be granted.
+    #[error("egress: at most {limit} hosts can be granted (function_egress_hosts_max)")]
+    EgressLimit { limit: usize },
     /// A grant of a model that the node does not have.
     #[error("models: no model {0:?} on this node")]
     UnknownModel(String),

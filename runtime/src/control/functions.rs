@@ -3,14 +3,13 @@
 use super::error::Thing;
 use super::rows::{FunctionRow, VersionRow, decode, encode, function_key, version_key};
 use super::{Control, ControlError};
-use crate::sandbox::check_name;
+use crate::sandbox::{Grants, check_name};
 use crate::store::{Check, Digest, Kind, Listing, Op, Revision, Row, Store as _};
 use crate::tenancy::{KeyId, Project};
 use crate::wall_clock::unix_seconds;
 use anyhow::Context as _;
 use bytes::Bytes;
 use shoal_inference::TenantId;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What to deploy.
@@ -19,10 +18,7 @@ pub(crate) struct Deploy {
     pub(crate) project: Arc<Project>,
     pub(crate) function: String,
     pub(crate) wasm: Bytes,
-    /// Models it may use.
-    pub(crate) models: BTreeSet<String>,
-    /// Whether it is called without a key.
-    pub(crate) public: bool,
+    pub(crate) grants: Grants,
     /// Who deploys.
     pub(crate) by: Option<KeyId>,
 }
@@ -42,12 +38,16 @@ impl Control {
             project,
             function,
             wasm,
-            models,
-            public,
+            grants,
             by,
         } = deploy;
         check_name("function", &function)?;
-        if let Some(unknown) = models
+        let limit = self.config.function_egress_hosts_max;
+        if grants.egress.len() > limit {
+            return Err(ControlError::EgressLimit { limit });
+        }
+        if let Some(unknown) = grants
+            .models
             .iter()
             .find(|model| self.inference.model(model).is_none())
         {
@@ -70,8 +70,7 @@ impl Control {
             number,
             component,
             bytes,
-            models,
-            public,
+            grants,
             created_at: now,
             created_by: by,
         };

@@ -1,12 +1,12 @@
 //! What the rows of the store hold: JSON, one type for each kind. A field that is added later needs a default, so that rows
 //! written before are still read.
 
+use crate::sandbox::Grants;
 use crate::store::{Digest, Kind, OPERATOR, Row, RowKey};
 use crate::tenancy::{KeyHash, KeyId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shoal_inference::{ModelReport, TenantId};
-use std::collections::BTreeSet;
 
 /// A project; the row's name is the project's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,10 +45,8 @@ pub(crate) struct VersionRow {
     pub(crate) component: Digest,
     /// Its size.
     pub(crate) bytes: u64,
-    /// Models it may use.
-    pub(crate) models: BTreeSet<String>,
-    /// Whether it is called without a key.
-    pub(crate) public: bool,
+    #[serde(flatten)]
+    pub(crate) grants: Grants,
     /// Unix seconds.
     pub(crate) created_at: u64,
     /// Who deployed it; `None` where the node asks for no key.

@@ -55,8 +55,7 @@ impl Control {
             project: self.project_named(&source.project).await?,
             function: source.name,
             wasm: Bytes::from_owner(source.wasm),
-            models: source.models,
-            public: source.public,
+            grants: source.grants,
             by: None,
         };
         self.deploy(deploy).await.map(drop)

@@ -5,6 +5,7 @@ use super::logs::Logs;
 use super::state::State;
 use super::ticker::Ticker;
 use crate::config::Config;
+use crate::egress::Egress;
 use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +62,7 @@ pub struct Sandbox {
     pub(crate) pool: Pool,
     pub(super) ticker: Ticker,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) egress: Egress,
     allocator: Allocator,
     /// What one host call may copy out of a guest.
     hostcall_bytes_max: usize,
@@ -91,6 +93,7 @@ impl Sandbox {
             pool,
             ticker,
             logs: Logs::new(config),
+            egress: Egress::new(config).map_err(wasmtime::Error::from_anyhow)?,
             allocator,
             hostcall_bytes_max: usize::try_from(config.guest_tensor_bytes_max)
                 .unwrap_or(usize::MAX)

@@ -15,6 +15,7 @@ mod invoke;
 mod logs;
 pub mod messages;
 mod meter;
+mod outgoing;
 mod registry;
 mod runner;
 mod state;
@@ -33,6 +34,6 @@ pub use logs::{Follower, Line, LogRing, LogWriter, Origin, Source};
 pub(crate) use messages::ComponentId;
 pub(crate) use registry::check_name;
 pub use registry::{
-    Fetch, Function, FunctionSource, FunctionVersion, NAME_LEN_MAX, NameError, Registry,
+    Fetch, Function, FunctionSource, FunctionVersion, Grants, NAME_LEN_MAX, NameError, Registry,
 };
 pub use runner::{Bound, Busy, Runner};

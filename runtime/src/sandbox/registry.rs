@@ -5,8 +5,10 @@ use super::engine::Sandbox;
 use super::guest::Tenant;
 use super::logs::{LogRing, Logs};
 use super::messages::ComponentId;
+use crate::egress::{Egress, HostRule, Reach};
 use bytes::Bytes;
 use dashmap::{DashMap, Entry};
+use serde::{Deserialize, Serialize};
 use shoal_host::nn::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,8 +28,18 @@ pub struct FunctionSource {
     pub name: String,
     /// The component.
     pub wasm: Arc<[u8]>,
+    /// What it may do.
+    pub grants: Grants,
+}
+
+/// What its owner allowed a version of a function when it was deployed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grants {
     /// Names of the models it may use.
     pub models: BTreeSet<String>,
+    /// Hosts it may send requests to.
+    #[serde(default)]
+    pub egress: BTreeSet<HostRule>,
     /// Whether it is called without a key.
     pub public: bool,
 }
@@ -43,10 +55,8 @@ pub struct FunctionVersion {
     pub tenant: Arc<Tenant>,
     /// Which component it is.
     pub component: ComponentId,
-    /// Names of the models it may use.
-    pub models: BTreeSet<String>,
-    /// Whether it is called without a key.
-    pub public: bool,
+    /// What it may do.
+    pub grants: Grants,
     /// Where the component is kept.
     pub wasm: Fetch,
 }
@@ -64,6 +74,7 @@ pub struct Function {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) models: BTreeSet<String>,
     pub(crate) public: bool,
+    pub(super) reach: Arc<Reach>,
     pub(super) wasm: Fetch,
 }
 
@@ -81,6 +92,7 @@ pub struct NameError {
 pub struct Registry {
     functions: DashMap<Box<str>, Arc<Function>>,
     logs: Arc<Logs>,
+    egress: Egress,
 }
 
 impl Registry {
@@ -89,6 +101,7 @@ impl Registry {
         Self {
             functions: DashMap::new(),
             logs: sandbox.logs.clone(),
+            egress: sandbox.egress.clone(),
         }
     }
 
@@ -106,8 +119,9 @@ impl Registry {
             component: version.component,
             log,
             tenant: version.tenant,
-            models: version.models,
-            public: version.public,
+            models: version.grants.models,
+            public: version.grants.public,
+            reach: Arc::new(self.egress.reach(version.grants.egress)),
             wasm: version.wasm,
         }));
     }

@@ -10,6 +10,7 @@ use super::invoke::{Head, Invocation, Place, Unready};
 use super::logs::LogWriter;
 use super::messages::{Failure, InvocationId, Start};
 use super::meter::Meter;
+use super::outgoing::Outgoing;
 use super::registry::Function;
 use super::state::{Limits, State};
 use crate::config::Config;
@@ -243,7 +244,12 @@ impl Life {
             self.meter.clone(),
         );
         let nn = NnCtx::new(self.host, limits.guest_tensor_bytes_max);
-        let state = State::new(nn, self.log, memory, limits.guest_handles_max);
+        let outgoing = Outgoing {
+            egress: self.runner.sandbox.egress.clone(),
+            function: self.function.clone(),
+            log: self.log.clone(),
+        };
+        let state = State::new(nn, outgoing, self.log, memory, limits.guest_handles_max);
         let mut store = self.runner.sandbox.store(state);
         let meter = self.meter;
         store.epoch_deadline_callback(move |_| Ok(meter.tick()));

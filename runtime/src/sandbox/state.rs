@@ -2,7 +2,7 @@
 
 use super::logs::LogWriter;
 use super::meter::Meter;
-use http::HeaderName;
+use super::outgoing::Outgoing;
 use shoal_host::logging::{Level, Log};
 use shoal_host::nn::{NnCtx, NnView, WithNn};
 use std::future::Future;
@@ -11,17 +11,12 @@ use std::task::Poll;
 use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx,
-    WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Bytes of all header fields of one request or answer that a guest makes, in memory.
 const FIELDS_BYTES_MAX: usize = 32 << 10;
 /// Bytes of one call to `get-random-bytes`.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
-/// Bytes of one write to an outgoing body; two are buffered.
-const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// A guest that grows past this goes on in the background: its page faults must hold nobody's socket.
 const BIG_MEMORY_BYTES: usize = 8 << 20;
 
@@ -30,14 +25,20 @@ pub(crate) struct State {
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    hooks: Hooks,
+    hooks: Outgoing,
     nn: NnCtx,
     log: LogWriter,
     pub(crate) limits: Limits,
 }
 
 impl State {
-    pub(crate) fn new(nn: NnCtx, log: LogWriter, limits: Limits, handles_max: usize) -> Self {
+    pub(crate) fn new(
+        nn: NnCtx,
+        hooks: Outgoing,
+        log: LogWriter,
+        limits: Limits,
+        handles_max: usize,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(handles_max);
         let mut http = WasiHttpCtx::new();
@@ -52,7 +53,7 @@ impl State {
                 .allow_udp(false)
                 .build(),
             http,
-            hooks: Hooks,
+            hooks,
             nn,
             log,
             limits,
@@ -91,37 +92,6 @@ impl WithNn for State {
 impl Log for State {
     fn log(&mut self, level: Level, context: &str, message: &str) {
         self.log.log(level, context, message);
-    }
-}
-
-/// Outgoing requests: denied, until a function can be granted hosts.
-struct Hooks;
-
-type Sent = Result<
-    (
-        http::Response<WasiBody>,
-        Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-    ),
-    HttpError,
->;
-
-impl WasiHttpHooks for Hooks {
-    fn send_request(
-        &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _done: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
-    }
-
-    /// The default makes a closure on the heap for each name it is asked about.
-    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        DEFAULT_FORBIDDEN_HEADERS.contains(name)
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_CHUNK_BYTES
     }
 }
 

@@ -6,12 +6,12 @@ use crate::support::{
 use bytes::Bytes;
 use shoal::Config;
 use shoal::sandbox::{
-    CodeCache, CodeKey, CompileError, Components, FunctionSource, Loaded, Ready,
+    CodeCache, CodeKey, CompileError, Components, FunctionSource, Grants, Loaded, Ready,
     messages::ComponentId,
 };
 use shoal::store::Data;
 use shoal_inference::TenantId;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -436,7 +436,7 @@ fn node(directory: &Path, names: &[&str], change: impl FnOnce(&mut Config)) -> N
     let functions = names.iter().zip(0..);
     let functions: Vec<FunctionSource> = functions
         .map(|(name, n)| FunctionSource {
-            models: BTreeSet::new(),
+            grants: Grants::default(),
             ..function("acme", name, hello(n).to_vec().into())
         })
         .collect();

@@ -397,3 +397,29 @@ fn the_api_describes_itself() {
     assert!(paths.contains_key("/api/v1/projects/{project}/functions/{name}/versions"));
     assert!(paths.contains_key("/v1/organization/projects"));
 }
+
+#[test]
+fn the_hosts_of_a_function_are_checked_and_shown() {
+    let node = node(Config {
+        function_egress_hosts_max: 2,
+        ..config()
+    });
+    let hello = component("hello");
+    for (egress, code, words) in [
+        ("https://example.com", "invalid_value", "without a scheme"),
+        ("*", "invalid_value", "must be a host like"),
+        ("127.1", "invalid_value", "must be a host like"),
+        (
+            "a.com,b.com,c.com",
+            "egress_limit",
+            "function_egress_hosts_max",
+        ),
+    ] {
+        let reply = deploy(&node, "hello", &format!("?egress={egress}"), &hello);
+        refused(&reply, 400, code, words);
+        assert_eq!(reply.json()["error"]["param"], "egress");
+    }
+    let reply = deploy(&node, "hello", "?egress=B.com:81,*.a.com", &hello);
+    let live = &reply.json()["live"];
+    assert_eq!(live["egress"], serde_json::json!(["*.a.com", "b.com:81"]));
+}

@@ -150,7 +150,7 @@ fn a_model_that_cannot_be_loaded_keeps_the_node_from_starting() {
 #[test]
 fn a_function_has_only_the_models_it_was_granted() {
     let mut denied = function("acme", "probe", component("probe"));
-    denied.models = BTreeSet::new();
+    denied.grants.models = BTreeSet::new();
     let node = Node::run(parts(config(), vec![denied]));
     let reply = node.get("/f/acme/probe/nn/run");
     assert_eq!(

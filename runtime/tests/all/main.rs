@@ -11,6 +11,7 @@ mod command_line;
 mod components;
 mod deploy;
 mod drain;
+mod egress;
 mod frames;
 mod hostile;
 mod http2;

@@ -4,7 +4,7 @@
 mod burst;
 mod report;
 
-use crate::sandbox::{Allocator, FunctionSource};
+use crate::sandbox::{Allocator, FunctionSource, Grants};
 use crate::store::Data;
 use crate::{Access, Config, Listeners, Parts, Ready, Seed, Shutdown, shutdown};
 use anyhow::Context as _;
@@ -278,8 +278,10 @@ fn functions(name: &str, wasm: &[u8]) -> Vec<FunctionSource> {
             project: tenant.to_owned(),
             name: name.to_owned(),
             wasm: wasm.clone(),
-            models: BTreeSet::from(["digits".to_owned()]),
-            public: false,
+            grants: Grants {
+                models: BTreeSet::from(["digits".to_owned()]),
+                ..Grants::default()
+            },
         })
         .into()
 }

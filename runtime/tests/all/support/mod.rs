@@ -1,12 +1,14 @@
 //! A node for each test, on a port of its own, and a client that shows every byte.
 
 mod served;
+pub(crate) mod upstream;
 
 pub(crate) use served::{Served, served, served_with};
 
 use bytes::Bytes;
 use shoal::sandbox::{
-    CodeCache, Components, FunctionSource, FunctionVersion, LogRing, Registry, Sandbox, Tenant,
+    CodeCache, Components, FunctionSource, FunctionVersion, Grants, LogRing, Registry, Sandbox,
+    Tenant,
 };
 use shoal::store::Data;
 use shoal::{Access, Config, Listeners, Parts, Seed, Trigger, shutdown};
@@ -68,8 +70,10 @@ pub(crate) fn function(project: &str, name: &str, component: Arc<[u8]>) -> Funct
         project: project.to_owned(),
         name: name.to_owned(),
         wasm: component,
-        models: BTreeSet::from(["digits".to_owned()]),
-        public: false,
+        grants: Grants {
+            models: BTreeSet::from(["digits".to_owned()]),
+            ..Grants::default()
+        },
     }
 }
 
@@ -133,8 +137,10 @@ pub(crate) async fn put(
         name: name.into(),
         tenant: tenant.clone(),
         component: prepared.unwrap(),
-        models: BTreeSet::from(["digits".to_owned()]),
-        public: false,
+        grants: Grants {
+            models: BTreeSet::from(["digits".to_owned()]),
+            ..Grants::default()
+        },
         wasm: Arc::new(move || Box::pin(std::future::ready(Ok(wasm.clone())))),
     });
 }
@@ -317,7 +323,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
@@ -386,6 +395,12 @@ impl Client {
             body: Vec::new(),
             complete: true,
         }
+    }
+
+    /// Reads the head of a request, for a server; `None` at the end.
+    pub(crate) fn request_head(&mut self) -> Option<String> {
+        let head = self.until(b"\r\n\r\n")?;
+        Some(String::from_utf8(head).unwrap())
     }
 
     /// Reads one chunk of a chunked body; `None` when the connection broke, empty at the end.
