@@ -1,5 +1,6 @@
 //! Talks to a node as any client would: over HTTP, with a key. Where and who come from flags, else from the environment.
 
+use super::profile::Profile;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -18,10 +19,10 @@ const ADMIN_URL_DEFAULT: &str = "http://127.0.0.1:8081";
 /// Which node, and as whom.
 #[derive(Debug, clap::Args)]
 pub(super) struct Target {
-    /// Where the node is managed. Default: SHOAL_ADMIN_URL, else http://127.0.0.1:8081
+    /// Where the node is managed. Default: SHOAL_ADMIN_URL, else where `shoal login` was, else http://127.0.0.1:8081
     #[arg(long, value_name = "URL")]
     admin_url: Option<String>,
-    /// A key. Default: SHOAL_API_KEY, which other users of this machine cannot see
+    /// A key. Default: SHOAL_API_KEY, which other users of this machine cannot see, else that of `shoal login` for this node
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
@@ -36,7 +37,8 @@ pub(super) struct InProject {
     pub(super) target: Target,
 }
 
-/// A node, to be asked.
+/// A node, to be asked. Clones are the same.
+#[derive(Clone)]
 pub(super) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     admin_url: String,
@@ -44,16 +46,43 @@ pub(super) struct Client {
 }
 
 impl Target {
-    pub(super) fn client(&self) -> Client {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let admin_url = self.admin_url.clone().or_else(|| variable(ADMIN_URL));
-        let admin_url = admin_url.unwrap_or_else(|| ADMIN_URL_DEFAULT.to_owned());
-        Client {
-            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
-            admin_url: admin_url.trim_end_matches('/').to_owned(),
-            key: self.key.clone().or_else(|| variable(API_KEY)),
+    /// A node that asks for no key.
+    pub(super) fn at(admin_url: &str) -> Self {
+        Self {
+            admin_url: Some(admin_url.to_owned()),
+            key: None,
         }
     }
+
+    /// The key of the flag or the environment.
+    pub(super) fn given_key(&self) -> Option<String> {
+        self.key.clone().or_else(|| variable(API_KEY))
+    }
+
+    pub(super) fn set_key(&mut self, key: String) {
+        self.key = Some(key);
+    }
+
+    pub(super) fn client(&self) -> Client {
+        let profile = Profile::read();
+        let admin_url = self.admin_url.clone().or_else(|| variable(ADMIN_URL));
+        let admin_url = match (admin_url, &profile) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(profile)) => profile.admin_url.clone(),
+            (None, None) => ADMIN_URL_DEFAULT.to_owned(),
+        };
+        // A key goes nowhere but where it was given for.
+        let kept = profile.filter(|profile| profile.admin_url == admin_url);
+        Client {
+            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
+            admin_url,
+            key: self.given_key().or(kept.map(|profile| profile.key)),
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl InProject {
@@ -72,6 +101,11 @@ impl InProject {
 }
 
 impl Client {
+    /// Where the node is managed.
+    pub(super) fn admin_url(&self) -> &str {
+        &self.admin_url
+    }
+
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, path, Bytes::new()).await
     }
@@ -115,9 +149,7 @@ impl Client {
 
     /// Where functions are called: SHOAL_URL, else what the node says.
     pub(super) async fn functions_url(&self) -> anyhow::Result<String> {
-        if let Ok(url) = std::env::var(FUNCTIONS_URL)
-            && !url.is_empty()
-        {
+        if let Some(url) = variable(FUNCTIONS_URL) {
             return Ok(url.trim_end_matches('/').to_owned());
         }
         let node = self.get("/api/v1/node").await?;
@@ -167,7 +199,7 @@ async fn read(response: Response<Incoming>) -> anyhow::Result<Value> {
         return Ok(body);
     }
     let hint = match status {
-        StatusCode::UNAUTHORIZED => "; set SHOAL_API_KEY",
+        StatusCode::UNAUTHORIZED => "; set SHOAL_API_KEY, or run shoal login",
         _ => "",
     };
     let words = body["error"]["message"]

@@ -1,25 +1,28 @@
-//! `shoal deploy`: a component becomes a function's live version.
+//! `shoal deploy`: a component, or what a project is built to, becomes a function's live version.
 
-use super::client::{InProject, block_on};
+use super::build::build;
+use super::client::{Client, InProject, block_on};
+use super::manifest::Manifest;
 use super::table::Output;
 use crate::egress::HostRule;
 use anyhow::{Context as _, ensure};
 use http::Method;
-use std::path::PathBuf;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
-/// Deploys a component; it is live when this is done.
+/// Deploys a function project, or a component; it is live when this is done.
 #[derive(Debug, clap::Args)]
 pub(super) struct Deploy {
-    /// The component
-    #[arg(value_name = "FILE.wasm")]
-    file: PathBuf,
-    /// The function. Default: the file's name
+    /// A project's folder, which is built first, or a component
+    #[arg(value_name = "PATH|FILE.wasm", default_value = ".")]
+    path: PathBuf,
+    /// The function. Default: the project's, or the file's name
     #[arg(long)]
     name: Option<String>,
-    /// Models it may use
+    /// Models it may use. Default: the project's
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     models: Vec<String>,
-    /// Hosts it may send requests to, like api.example.com, api.example.com:8443 or *.example.com
+    /// Hosts it may send requests to, like api.example.com, api.example.com:8443 or *.example.com. Default: the project's
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     egress: Vec<HostRule>,
     /// Let anybody call it without a key; the project pays
@@ -31,35 +34,99 @@ pub(super) struct Deploy {
     output: Output,
 }
 
+/// What is deployed, and with which grants.
+#[derive(Debug)]
+pub(super) struct Version {
+    pub(super) name: String,
+    pub(super) models: Vec<String>,
+    pub(super) egress: Vec<HostRule>,
+    pub(super) public: bool,
+    pub(super) component: PathBuf,
+}
+
 impl Deploy {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let wasm = std::fs::read(&self.file)
-            .with_context(|| format!("reading {}", self.file.display()))?;
-        ensure!(!wasm.is_empty(), "{} is empty", self.file.display());
-        let stem = self
-            .file
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned());
-        let name = self.name.clone().or(stem).context("--name is missing")?;
+        let version = self.version()?;
         block_on(async {
             let (client, project) = self.project.resolve().await?;
-            let hosts: Vec<String> = self.egress.iter().map(HostRule::to_string).collect();
-            let path = format!(
-                "/api/v1/projects/{project}/functions/{name}/versions?models={}&egress={}&public={}",
-                self.models.join(","),
-                hosts.join(","),
-                self.public
-            );
-            let function = client.call(Method::POST, &path, wasm.into()).await?;
+            let function = version.deploy(&client, &project).await?;
             let at = client.functions_url().await?;
             self.output.one(&function, |function| {
                 let path = function["path"].as_str().unwrap_or_default();
                 format!(
-                    "{name}: version {} is live at {at}{path}",
-                    function["live"]["version"]
+                    "{}: version {} is live at {at}{path}",
+                    version.name, function["live"]["version"]
                 )
             });
             Ok(())
         })
+    }
+
+    /// What stands on the command line outranks what the project says of itself.
+    fn version(&self) -> anyhow::Result<Version> {
+        let mut version = if self.path.is_dir() {
+            Version::of_project(&self.path)?
+        } else {
+            Version::of_file(&self.path)
+        };
+        if let Some(name) = &self.name {
+            version.name.clone_from(name);
+        }
+        if !self.models.is_empty() {
+            version.models.clone_from(&self.models);
+        }
+        if !self.egress.is_empty() {
+            version.egress.clone_from(&self.egress);
+        }
+        version.public |= self.public;
+        Ok(version)
+    }
+}
+
+impl Version {
+    /// Builds a project.
+    ///
+    /// # Errors
+    /// See [`Manifest::read`] and [`build`].
+    pub(super) fn of_project(folder: &Path) -> anyhow::Result<Self> {
+        let manifest = Manifest::read(folder)?;
+        let component = build(folder, &manifest)?;
+        Ok(Self {
+            name: manifest.name,
+            models: manifest.models,
+            egress: manifest.egress,
+            public: manifest.public,
+            component,
+        })
+    }
+
+    fn of_file(file: &Path) -> Self {
+        let stem = file.file_stem().unwrap_or_default();
+        Self {
+            name: stem.to_string_lossy().into_owned(),
+            models: Vec::new(),
+            egress: Vec::new(),
+            public: false,
+            component: file.to_owned(),
+        }
+    }
+
+    /// Deploys it; the function as the node describes it.
+    ///
+    /// # Errors
+    /// The component cannot be read, or the node refuses.
+    pub(super) async fn deploy(&self, client: &Client, project: &str) -> anyhow::Result<Value> {
+        let file = self.component.display();
+        let wasm = std::fs::read(&self.component).with_context(|| format!("reading {file}"))?;
+        ensure!(!wasm.is_empty(), "{file} is empty");
+        let hosts: Vec<String> = self.egress.iter().map(HostRule::to_string).collect();
+        let path = format!(
+            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}",
+            self.name,
+            self.models.join(","),
+            hosts.join(","),
+            self.public
+        );
+        client.call(Method::POST, &path, wasm.into()).await
     }
 }

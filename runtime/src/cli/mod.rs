@@ -1,15 +1,21 @@
 //! The command line: one file for each command.
 
+mod build;
 mod check_model;
 mod client;
 mod compile;
 mod demo;
 mod deploy;
+mod dev;
 mod doctor;
 mod functions;
 mod invoke;
+mod login;
 mod logs;
+mod manifest;
 mod models;
+mod new;
+mod profile;
 mod projects;
 mod routes;
 mod serve;
@@ -37,7 +43,15 @@ enum Command {
     Demo(demo::Demo),
     /// Run a node that keeps what it is told
     Serve(serve::Serve),
-    /// Make a component the live version of a function
+    /// Make a function project that builds as it stands
+    New(new::New),
+    /// Build a function project's component
+    Build(build::Build),
+    /// Run a function project here, and again after each change
+    Dev(dev::Dev),
+    /// Remember a node and a key
+    Login(login::Login),
+    /// Make a project's component, or any, the live version of a function
     Deploy(deploy::Deploy),
     /// Call a function
     Invoke(invoke::Invoke),
@@ -70,6 +84,10 @@ impl Arguments {
         let outcome = match self.command {
             Command::Demo(demo) => demo.run(),
             Command::Serve(serve) => serve.run(),
+            Command::New(new) => new.run(),
+            Command::Build(build) => build.run(),
+            Command::Dev(dev) => dev.run(),
+            Command::Login(login) => login.run(),
             Command::Deploy(deploy) => deploy.run(),
             Command::Invoke(invoke) => invoke.run(),
             Command::Functions(functions) => functions.run(),

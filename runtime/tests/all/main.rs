@@ -10,6 +10,7 @@ mod client;
 mod command_line;
 mod components;
 mod deploy;
+mod dev;
 mod drain;
 mod egress;
 mod frames;

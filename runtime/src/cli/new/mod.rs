@@ -1,0 +1,67 @@
+//! `shoal new`: a function project that builds as it stands.
+
+mod files;
+
+use crate::sandbox::check_name;
+use anyhow::{Context as _, ensure};
+use std::fs::{self, DirBuilder};
+use std::path::{Path, PathBuf};
+
+/// Makes a function project.
+#[derive(Debug, clap::Args)]
+pub(super) struct New {
+    /// The function, and its folder
+    #[arg(value_name = "NAME")]
+    path: PathBuf,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t)]
+    lang: Language,
+    /// What it begins with
+    #[arg(long, value_enum, default_value_t)]
+    template: Template,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Language {
+    /// Rust, for wasm32-wasip2
+    #[default]
+    Rust,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Template {
+    /// An HTTP request in, a model called, JSON out
+    #[default]
+    Http,
+}
+
+impl New {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let name = name.context("NAME must be that of a folder to be made")?;
+        check_name("function", name)?;
+        let (Language::Rust, Template::Http) = (self.lang, self.template);
+        DirBuilder::new()
+            .create(&self.path)
+            .with_context(|| format!("making the folder {}", self.path.display()))?;
+        for (path, text) in files::HTTP {
+            write(&self.path.join(path), &text.replace("{{name}}", name))?;
+        }
+        for (path, text) in files::SDK {
+            write(&self.path.join("shoal-sdk").join(path), text)?;
+        }
+        let path = self.path.display();
+        println!(
+            "{path}: a function in Rust, its SDK beside it\n\n  shoal dev {path}      runs it here, again after each change\n  shoal deploy {path}   puts it on a node"
+        );
+        Ok(())
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().context("a file is in a folder")?;
+    let what = || format!("writing {}", path.display());
+    fs::create_dir_all(folder).with_context(what)?;
+    ensure!(!path.exists(), "{} is there already", path.display());
+    fs::write(path, text).with_context(what)
+}
