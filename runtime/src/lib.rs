@@ -147,6 +147,8 @@ pub async fn run(
     if data.is_kept() {
         control.components.cache().remove_unfinished()?;
         control.collect_garbage().await?;
+    }
+    if data.is_own() {
         tasks.spawn(control::collect(control.clone()));
     }
     control.sow(seed).await?;
@@ -238,14 +240,15 @@ fn raise_files_max(config: &Config) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let files = sandbox::files_max();
-    let (connections_max, components_mapped_max) =
-        (config.connections_max, config.components_mapped_max);
-    if files <= connections_max.saturating_add(components_mapped_max) as u64 {
+    let needed = config
+        .connections_max
+        .saturating_add(config.components_mapped_max)
+        .saturating_add(config.egress_connections_max);
+    if files <= needed as u64 {
         tracing::warn!(
             files,
-            connections_max,
-            components_mapped_max,
-            "fewer open files than connections and mapped components: raise ulimit -n"
+            needed,
+            "fewer open files than connections_max, components_mapped_max and egress_connections_max: raise ulimit -n"
         );
     }
 }

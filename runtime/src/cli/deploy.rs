@@ -62,7 +62,7 @@ impl Deploy {
         })
     }
 
-    /// What stands on the command line outranks what the project says of itself.
+    /// What stands on the command line takes the place of what the project says of itself; what is public there is so here.
     fn version(&self) -> anyhow::Result<Version> {
         let mut version = if self.path.is_dir() {
             Version::of_project(&self.path)?

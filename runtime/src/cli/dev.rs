@@ -23,8 +23,8 @@ const DIGITS_ONNX: &[u8] = include_bytes!("../../../samples/models/digits/digits
 const PROJECT: &str = "dev";
 /// How often the project is looked at.
 const LOOK: Duration = Duration::from_millis(300);
-/// Folders whose files are made, not written.
-const MADE: [&str; 3] = ["target", "node_modules", ".git"];
+/// Files and folders that are made, not written; so are those that begin with a dot or end with a tilde.
+const MADE: [&str; 3] = ["Cargo.lock", "node_modules", "target"];
 /// Guests alive at once: it has one user.
 const GUESTS_MAX: u32 = 100;
 
@@ -62,8 +62,7 @@ impl Dev {
             .context("listening on loopback")?;
         let url = format!("http://{}", listener.local_addr()?);
         let (ready, is_ready) = oneshot::channel();
-        let temporary = tempfile::tempdir().context("making a folder for compiled code")?;
-        let parts = self.parts(listener, temporary.path())?;
+        let parts = self.parts(listener)?;
         let node = crate::run(parts, stopped.clone(), |_| {
             let _ = ready.send(());
         });
@@ -83,14 +82,14 @@ impl Dev {
         node.await
     }
 
-    fn parts(&self, listener: TcpListener, temporary: &Path) -> anyhow::Result<Parts> {
+    fn parts(&self, listener: TcpListener) -> anyhow::Result<Parts> {
         let mut config = Config::read("", |name| std::env::var(name).ok())?;
         config.guests_max = config.guests_max.min(GUESTS_MAX);
         Ok(Parts {
             config,
             listeners: Listeners::one(listener),
             devices: vec![CpuDevice::new(CpuDevice::threads_default())?.into()],
-            data: Data::in_memory()?.with_code(temporary.join("code")),
+            data: Data::in_memory().context("making a folder for compiled code")?,
             access: Access::Open,
             new_admin_key: false,
             seed: Seed {
@@ -128,6 +127,9 @@ async fn develop(
     mut stopped: Shutdown,
 ) -> anyhow::Result<()> {
     let mut log = Log::default();
+    // A build may write into its project. What has changed when it is done is built once more, in case somebody wrote it;
+    // what the second build changes is the build's.
+    let mut again = false;
     loop {
         let before = Files::of(folder);
         // What is wrong with a project is for its developer to mend; the version that is live stays so.
@@ -138,8 +140,10 @@ async fn develop(
             }
             Err(error) => eprintln!("shoal: {error:#}"),
         }
+        let after = Files::of(folder);
+        again = after != before && !again;
         let changed = async {
-            while Files::of(folder) == before {
+            while !again && Files::of(folder) == after {
                 sleep(LOOK).await;
             }
         };
@@ -212,13 +216,15 @@ fn gather(folder: &Path, files: &mut BTreeMap<PathBuf, (Option<SystemTime>, u64)
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
+        let is_made = MADE.contains(&&*name) || name.starts_with('.') || name.ends_with('~');
         let Ok(metadata) = entry.metadata() else {
             continue;
         };
+        if is_made {
+            continue;
+        }
         if metadata.is_dir() {
-            if !MADE.contains(&&*name) {
-                gather(&path, files);
-            }
+            gather(&path, files);
         } else if !name.ends_with(".wasm") {
             files.insert(path, (metadata.modified().ok(), metadata.len()));
         }
@@ -239,7 +245,9 @@ mod tests {
         write(at("src/lib.rs"), "one").unwrap();
         let before = Files::of(folder.path());
         write(at("target/made"), "x").unwrap();
-        write(at("out.wasm"), "x").unwrap();
+        for made in ["out.wasm", "Cargo.lock", ".lib.rs.swp", "lib.rs~"] {
+            write(at(made), "x").unwrap();
+        }
         assert_eq!(Files::of(folder.path()), before);
         write(at("src/lib.rs"), "two, longer").unwrap();
         let changed = Files::of(folder.path());

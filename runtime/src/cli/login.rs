@@ -3,7 +3,8 @@
 use super::client::{Target, block_on};
 use super::profile::Profile;
 use anyhow::{Context as _, ensure};
-use std::io::{BufRead as _, IsTerminal as _};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{BufRead as _, IsTerminal as _, Stdin};
 
 /// Remembers a node and a key, which is read from stdin unless it is given.
 #[derive(Debug, clap::Args)]
@@ -36,16 +37,46 @@ impl Login {
     }
 }
 
+/// A terminal that does not show what is typed, until this is dropped.
+struct Hidden<'a> {
+    terminal: &'a Stdin,
+    before: Option<Termios>,
+}
+
+impl<'a> Hidden<'a> {
+    /// One that cannot do so shows it: that is no reason not to log in.
+    fn from(terminal: &'a Stdin) -> Self {
+        let before = tcgetattr(terminal).ok();
+        if let Some(before) = &before {
+            let mut hidden = before.clone();
+            hidden.local_modes.remove(LocalModes::ECHO);
+            let _ = tcsetattr(terminal, OptionalActions::Flush, &hidden);
+        }
+        Self { terminal, before }
+    }
+}
+
+impl Drop for Hidden<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(self.terminal, OptionalActions::Flush, before);
+        }
+    }
+}
+
 fn read_key() -> anyhow::Result<String> {
     let stdin = std::io::stdin();
-    if stdin.is_terminal() {
+    let hidden = stdin.is_terminal().then(|| {
         eprint!("key: ");
-    }
+        Hidden::from(&stdin)
+    });
     let mut key = String::new();
-    stdin
-        .lock()
-        .read_line(&mut key)
-        .context("reading the key")?;
+    let read = stdin.lock().read_line(&mut key);
+    if hidden.is_some() {
+        drop(hidden);
+        eprintln!();
+    }
+    read.context("reading the key")?;
     let key = key.trim();
     ensure!(
         !key.is_empty(),

@@ -1,4 +1,4 @@
-//! What a function project says of itself: `shoal.toml`, or a `spin.toml` as it is.
+//! What a function project says of itself: `shoal.toml`, or what of a `spin.toml` with one component says something here.
 
 use crate::egress::HostRule;
 use anyhow::{Context as _, bail, ensure};
@@ -169,14 +169,23 @@ fn spins(text: &str) -> anyhow::Result<Manifest> {
     })
 }
 
-/// Spin's have a scheme. What stands for all hosts, or is no host, has no word here.
+/// Spin's have a scheme, which says the port where there is none. What stands for all hosts has no word here.
 fn spins_host(host: &str) -> anyhow::Result<HostRule> {
     let what = || format!("allowed_outbound_hosts: {host:?}");
-    let rest = ["https://", "http://", "*://"]
-        .into_iter()
-        .find_map(|scheme| host.strip_prefix(scheme));
-    let rest = rest.with_context(|| format!("{}: only http and https are there", what()))?;
-    rest.trim_end_matches('/').parse().with_context(what)
+    let (scheme, rest) = host.split_once("://").with_context(what)?;
+    let rest = rest.trim_end_matches('/');
+    let port = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        "*" => "",
+        _ => bail!("{}: only http and https are there", what()),
+    };
+    // As it is if it has a port; the colons of an IPv6 address are in its brackets.
+    let has_port = rest
+        .rsplit_once(':')
+        .is_some_and(|(_, end)| !end.ends_with(']'));
+    let port = if has_port { "" } else { port };
+    format!("{rest}{port}").parse().with_context(what)
 }
 
 #[cfg(test)]
@@ -239,7 +248,7 @@ mod tests {
             component = "hello"
             [component.hello]
             source = "target/wasm32-wasip1/release/hello.wasm"
-            allowed_outbound_hosts = ["https://api.example.com", "http://b.com:8080", "https://*.c.com"]
+            allowed_outbound_hosts = ["https://api.example.com", "http://b.com:8080", "*://*.c.com"]
             ai_models = ["digits"]
             key_value_stores = ["default"]
             [component.hello.build]
@@ -253,7 +262,7 @@ mod tests {
             ("hello-ai", &["digits".to_owned()][..])
         );
         let hosts: Vec<String> = manifest.egress.iter().map(HostRule::to_string).collect();
-        assert_eq!(hosts, ["api.example.com", "b.com:8080", "*.c.com"]);
+        assert_eq!(hosts, ["api.example.com:443", "b.com:8080", "*.c.com"]);
         let recipe = Recipe::Command {
             command: Some("cargo build".to_owned()),
             folder: "hello".into(),

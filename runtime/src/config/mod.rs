@@ -222,11 +222,15 @@ keys! {
     /// none.
     egress_roots: Option<PathBuf> = None, ..;
     /// Time to connect to another server for a guest, its name looked up and TLS included.
-    egress_connect_timeout: Duration = Duration::from_secs(10), TICK..=DAY;
-    /// Time that the server has for the head of its answer.
-    egress_answer_timeout: Duration = Duration::from_secs(60), TICK..=DAY;
+    egress_connect_timeout: Duration = Duration::from_secs(5), TICK..=DAY;
+    /// Time until the head of the server's answer, connecting included.
+    egress_answer_timeout: Duration = Duration::from_secs(20), TICK..=DAY;
     /// Time between two parts of its answer.
-    egress_silence_max: Duration = Duration::from_secs(60), TICK..=DAY;
+    egress_silence_max: Duration = Duration::from_secs(20), TICK..=DAY;
+    /// Connections to other servers, used or kept, in all.
+    egress_connections_max: usize = 2_000, 1..=1 << 20;
+    /// Of those, one tenant's.
+    tenant_egress_connections_max: usize = 256, 1..=1 << 20;
     /// Bytes of one outgoing request's body, and of its answer's.
     egress_body_bytes_max: u64 = 64 << 20, 0..=BYTES_MAX;
     /// Connections to one host that are kept for a tenant while nobody uses them.

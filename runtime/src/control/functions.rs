@@ -1,6 +1,7 @@
 //! Commands on functions: deploy a version, make another one live, delete.
 
 use super::error::Thing;
+use super::garbage::Unnamed;
 use super::rows::{FunctionRow, VersionRow, decode, encode, function_key, version_key};
 use super::{Control, ControlError};
 use crate::sandbox::{Grants, check_name};
@@ -54,16 +55,25 @@ impl Control {
             return Err(ControlError::UnknownModel(unknown.clone()));
         }
         let tenant = project.tenant.id;
-        self.components.prepare(tenant, wasm.clone()).await?;
-        let bytes = wasm.len() as u64;
-        let _putting = self.putting.read().await;
-        let component = self.blobs.put(wasm).await?;
+        // Asked again when it is this deploy's turn; here it saves a compile.
+        if self.read_function(tenant, &function).await?.is_none() {
+            self.check_room(tenant).await?;
+        }
+        let unnamed = Unnamed::of(self);
+        let component = self.components.prepare(tenant, wasm.clone()).await?;
 
+        // In this order: who waits for a tenant's turn must not keep the search for garbage, and all who wait for it, waiting.
         let _writer = self.writer(tenant).await;
         let before = self.read_function(tenant, &function).await?;
         if before.is_none() {
             self.check_room(tenant).await?;
         }
+        let _putting = self.putting.read().await;
+        // Mapped just now, unless a search came in between.
+        let code = std::future::ready(anyhow::Ok(wasm.clone()));
+        self.components.ready(tenant, component, code).await?;
+        let bytes = wasm.len() as u64;
+        let component = self.blobs.put(wasm).await?;
         let now = unix_seconds();
         let number = before.as_ref().map_or(0, |(_, row)| row.latest) + 1;
         let live = VersionRow {
@@ -86,6 +96,7 @@ impl Control {
         ));
         self.put_function(tenant, &function, before, &row, ops)
             .await?;
+        unnamed.named();
         Ok(Deployed {
             name: function,
             row,

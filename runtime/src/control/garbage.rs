@@ -13,13 +13,36 @@ use shoal_inference::TenantId;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Searches whenever something was removed, and not again for a while.
+/// Searches whenever something was removed or given up, and not again for a while.
 pub(crate) async fn collect(control: Arc<Control>) {
     loop {
         control.garbage.notified().await;
         tokio::time::sleep(control.config.collect_interval).await;
         if let Err(error) = control.collect_garbage().await {
             tracing::warn!(%error, "blobs and code that nothing names could not be removed");
+        }
+    }
+}
+
+/// Held by a command from before it leaves anything until what it left has its row. If it does not come so far, there is
+/// something to look for.
+pub(super) struct Unnamed<'a>(Option<&'a Control>);
+
+impl<'a> Unnamed<'a> {
+    pub(super) fn of(control: &'a Control) -> Self {
+        Self(Some(control))
+    }
+
+    /// It has its row.
+    pub(super) fn named(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        if let Some(control) = self.0 {
+            control.garbage.notify_one();
         }
     }
 }
@@ -60,7 +83,7 @@ impl Control {
             tracing::info!(removed, "threw away blobs that nothing names");
         }
         let components = self.components.clone();
-        tokio::task::spawn_blocking(move || components.forget_others(code)).await?
+        tokio::task::spawn_blocking(move || components.forget_others(&code)).await?
     }
 
     /// Every row of a kind, read; `None` if one cannot be.

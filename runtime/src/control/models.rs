@@ -1,6 +1,7 @@
 //! Commands on models: they are checked in a child process, copied into the content store, and loaded on every device.
 
 use super::error::Thing;
+use super::garbage::Unnamed;
 use super::rows::{ModelRow, decode, encode, model_key};
 use super::{Control, ControlError};
 use crate::models;
@@ -21,16 +22,19 @@ impl Control {
         let onnx: Arc<[u8]> = Arc::from(&*file);
         let report = models::check(&self.config, &onnx).await?;
         let bytes = file.len() as u64;
+        let unnamed = Unnamed::of(self);
+        let _writer = self.writer(OPERATOR).await;
         let _putting = self.putting.read().await;
         let file = self.blobs.put(file).await?;
-
-        let _writer = self.writer(OPERATOR).await;
         let exists = || ControlError::Exists {
             what: "model",
             name: name.to_owned(),
         };
         match self.read_model(name).await? {
-            Some(row) if row.file == file => return Ok(row),
+            Some(row) if row.file == file => {
+                unnamed.named();
+                return Ok(row);
+            }
             Some(_) => return Err(exists()),
             None => {}
         }
@@ -59,6 +63,7 @@ impl Control {
             self.commit(Vec::new(), vec![Op::Delete(key)]).await?;
             return Err(ControlError::ModelLoad);
         }
+        unnamed.named();
         Ok(row)
     }
 

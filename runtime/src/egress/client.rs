@@ -1,5 +1,6 @@
 //! The connections: one client for each tenant, one thread for all of them.
 
+use super::connection::Connector;
 use super::failure::told;
 use super::resolver::Resolver;
 use crate::config::Config;
@@ -7,9 +8,10 @@ use anyhow::Context as _;
 use dashmap::DashMap;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
+use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -17,20 +19,25 @@ use shoal_inference::TenantId;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
 /// Bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Silence after which a server is asked whether it is still there, and time it has to say so.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// TLS sessions of a tenant that may be resumed.
+const SESSIONS_MAX: usize = 64;
 
 /// A tenant's connections.
-pub(super) type Client =
-    hyper_util::client::legacy::Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>;
+pub(super) type Client = hyper_util::client::legacy::Client<Connector, WasiBody>;
 
 /// The clients of all tenants.
 pub(super) struct Clients {
@@ -39,6 +46,9 @@ pub(super) struct Clients {
     connect_timeout: Duration,
     idle_max: Duration,
     idle_connections_max: usize,
+    tenant_connections_max: usize,
+    /// For connections of all tenants.
+    room: Arc<Semaphore>,
     clients: DashMap<TenantId, Client>,
     /// Started by the first request: most nodes need none.
     thread: OnceLock<Option<Thread>>,
@@ -59,6 +69,8 @@ impl Clients {
             connect_timeout: config.egress_connect_timeout,
             idle_max: config.egress_idle_max,
             idle_connections_max: config.egress_idle_connections_max,
+            tenant_connections_max: config.tenant_egress_connections_max,
+            room: Arc::new(Semaphore::new(config.egress_connections_max)),
             clients: DashMap::new(),
             thread: OnceLock::new(),
         })
@@ -93,15 +105,25 @@ impl Clients {
     }
 
     fn client(&self, handle: &Handle) -> Client {
-        let mut tcp = HttpConnector::new_with_resolver(self.resolver.clone());
+        let mut tcp = HttpConnector::new_with_resolver(self.resolver.for_tenant());
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.connect_timeout));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(self.tls.clone())
+        tcp.set_keepalive(Some(KEEPALIVE));
+        let mut tls = self.tls.clone();
+        // A server that resumes one tenant's session for another would know that both are here.
+        tls.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(tcp);
+        let own = Arc::new(Semaphore::new(self.tenant_connections_max));
+        let connector = Connector {
+            https,
+            timeout: self.connect_timeout,
+            room: [own, self.room.clone()],
+        };
         hyper_util::client::legacy::Client::builder(OnThread(handle.clone()))
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -109,6 +131,11 @@ impl Clients {
             .pool_max_idle_per_host(self.idle_connections_max)
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .http2_max_header_list_size(HEAD_BYTES_MAX as u32)
+            // What a guest does not read waits here: by default 2 and 5 MiB.
+            .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .http2_keep_alive_timeout(KEEPALIVE)
             .build(connector)
     }
 }

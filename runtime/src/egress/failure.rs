@@ -1,5 +1,6 @@
 //! The one map from what can go wrong on the way to another server to what its guest is told.
 
+use super::connection::NotConnected;
 use super::resolver::Unresolved;
 use std::error::Error;
 use std::io;
@@ -7,7 +8,7 @@ use wasmtime_wasi_http::Error as HttpError;
 
 /// What a guest is told of a request that was not answered.
 pub(super) fn told(failure: &(dyn Error + 'static)) -> HttpError {
-    // The first cause that says something; what is outside of it is only where it happened.
+    // The innermost cause that says something; what is outside of it is only where it happened.
     let causes = std::iter::successors(Some(failure), |cause| inner(*cause));
     let told = causes.filter_map(tell).last();
     told.unwrap_or(HttpError::HttpProtocolError)
@@ -31,6 +32,17 @@ fn tell(cause: &(dyn Error + 'static)) -> Option<HttpError> {
                 info_code: None,
             },
         });
+    }
+    if let Some(not_connected) = cause.downcast_ref::<NotConnected>() {
+        return match not_connected {
+            NotConnected::Full => Some(HttpError::ConnectionLimitReached),
+            NotConnected::Late => Some(HttpError::ConnectionTimeout),
+            NotConnected::Failed(_) => None,
+        };
+    }
+    // What the guest itself sent was too much.
+    if let Some(HttpError::HttpRequestBodySize(limit)) = cause.downcast_ref() {
+        return Some(HttpError::HttpRequestBodySize(*limit));
     }
     if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
         return Some(match tls {
@@ -69,7 +81,17 @@ mod tests {
         let within = |inner: Unresolved| io::Error::other(inner);
         let unknown = Unresolved::Unknown(io(io::ErrorKind::Other));
         let certificate = rustls::CertificateError::Expired;
-        let failures: [(Box<dyn Error>, HttpError); 8] = [
+        let failures: [(Box<dyn Error>, HttpError); 10] = [
+            (
+                Box::new(NotConnected::Full),
+                HttpError::ConnectionLimitReached,
+            ),
+            (
+                Box::new(NotConnected::Failed(Box::new(within(
+                    Unresolved::Prohibited,
+                )))),
+                HttpError::DestinationIpProhibited,
+            ),
             (
                 Box::new(within(Unresolved::Prohibited)),
                 HttpError::DestinationIpProhibited,

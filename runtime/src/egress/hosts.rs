@@ -39,7 +39,8 @@ impl HostRule {
         }
         let host = host.strip_suffix('.').unwrap_or(host);
         if !self.below {
-            return host.eq_ignore_ascii_case(&self.host);
+            let same = || v6(host).is_some_and(|v6| format!("[{v6}]") == self.host);
+            return host.eq_ignore_ascii_case(&self.host) || same();
         }
         // A name, a dot, and the domain.
         let Some(name_len) = host.len().checked_sub(self.host.len() + 1) else {
@@ -75,7 +76,10 @@ fn parse(text: &str) -> Option<HostRule> {
         Some((host, port)) if !port.ends_with(']') => (host, Some(parse_port(port)?)),
         _ => (rest, None),
     };
-    let host = host.to_ascii_lowercase();
+    let host = match v6(host) {
+        Some(v6) => format!("[{v6}]"),
+        None => host.to_ascii_lowercase(),
+    };
     let fits = is_name(&host) || (is_address(&host) && !below);
     fits.then_some(HostRule { host, below, port })
 }
@@ -89,11 +93,12 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 fn is_address(host: &str) -> bool {
-    let v6 = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']'));
-    match v6 {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None => host.parse::<Ipv4Addr>().is_ok(),
-    }
+    v6(host).is_some() || host.parse::<Ipv4Addr>().is_ok()
+}
+
+/// An address in its brackets.
+fn v6(host: &str) -> Option<Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
 /// A name whose last label is not a number: that would be an address, in one of its odd forms.
@@ -222,6 +227,8 @@ mod tests {
             ("*.example.com", https, "é.com", 443, false),
             ("10.0.0.7:80", http, "10.0.0.7", 80, true),
             ("[fd00::7]", https, "[fd00::7]", 443, true),
+            ("[fd00:0::7]", https, "[FD00::0:7]", 443, true),
+            ("[fd00::7]", https, "[fd00::8]", 443, false),
         ] {
             let parsed: HostRule = rule.parse().unwrap();
             let found = parsed.allows(scheme, host, port);

@@ -8,6 +8,7 @@
 mod addresses;
 mod body;
 mod client;
+mod connection;
 mod failure;
 mod hosts;
 mod resolver;
@@ -47,7 +48,6 @@ struct Shared {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     requests_max: usize,
-    connect_timeout: Duration,
     answer_timeout: Duration,
     silence_max: Duration,
     body_bytes_max: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Reach {
     room: Arc<Semaphore>,
 }
 
-/// Held by a request until its answer has come to its end.
+/// Held by a request's body and its answer's, until both are over.
 struct Place {
     _among_functions: OwnedSemaphorePermit,
     _among_all: Open,
@@ -92,7 +92,6 @@ impl Egress {
             clients: Clients::new(config)?,
             limits: Limits {
                 requests_max: config.function_egress_max,
-                connect_timeout: config.egress_connect_timeout,
                 answer_timeout: config.egress_answer_timeout,
                 silence_max: config.egress_silence_max,
                 body_bytes_max: config.egress_body_bytes_max,
@@ -136,7 +135,9 @@ impl Egress {
             _among_all: shared.stats.begun(),
         };
         let bytes_max = shared.limits.body_bytes_max;
-        let request = request.map(|body| Bounded::request(body, bytes_max, ()).boxed_unsync());
+        let place = Arc::new(place);
+        let held = place.clone();
+        let request = request.map(|body| Bounded::request(body, bytes_max, held).boxed_unsync());
         Ok(async move { shared.exchange(tenant, request, options, place).await })
     }
 
@@ -180,16 +181,15 @@ impl Shared {
         tenant: TenantId,
         request: Request<WasiBody>,
         options: RequestOptions,
-        place: Place,
+        place: Arc<Place>,
     ) -> Result<Response<WasiBody>, HttpError> {
         let limits = self.limits;
         let within = |wanted: Option<Duration>, max: Duration| wanted.map_or(max, |w| w.min(max));
-        // A connection that is kept needs none of the first.
-        let connect = within(options.connect_timeout, limits.connect_timeout);
+        // The time to connect is in it. What a guest wants of that alone is not: a connection is made for whoever comes.
         let answer = within(options.first_byte_timeout, limits.answer_timeout);
         let silence = within(options.between_bytes_timeout, limits.silence_max);
         let sent = self.clients.send(tenant, request);
-        let answered = timeout(connect.saturating_add(answer), sent).await;
+        let answered = timeout(answer, sent).await;
         let response = match answered {
             Ok(answered) => answered?,
             Err(_) => return Err(HttpError::ConnectionReadTimeout),

@@ -5,22 +5,24 @@ use super::addresses::Networks;
 use hyper_util::client::legacy::connect::dns::Name;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tower::Service;
 
-/// Names looked up at once: each takes a thread.
-const LOOKUPS_MAX: usize = 32;
+/// Names looked up at once, by the node and by one tenant: each takes a thread for as long as its name servers like.
+const LOOKUPS_MAX: usize = 64;
+const TENANT_LOOKUPS_MAX: usize = 8;
 
 /// Looks names up. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Resolver {
     allowed: Arc<Networks>,
-    room: Arc<Semaphore>,
+    /// Of the tenant, then of the node.
+    room: [Arc<Semaphore>; 2],
 }
 
 /// Why a name leads nowhere.
@@ -38,8 +40,15 @@ impl Resolver {
     pub(super) fn new(allowed: Networks) -> Self {
         Self {
             allowed: Arc::new(allowed),
-            room: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            room: [TENANT_LOOKUPS_MAX, LOOKUPS_MAX].map(|max| Arc::new(Semaphore::new(max))),
         }
+    }
+
+    /// The same for one tenant more.
+    pub(super) fn for_tenant(&self) -> Self {
+        let mut tenants = self.clone();
+        tenants.room[0] = Arc::new(Semaphore::new(TENANT_LOOKUPS_MAX));
+        tenants
     }
 
     /// An address that needs no looking up.
@@ -54,11 +63,22 @@ impl Resolver {
     }
 
     async fn resolve(self, name: Name) -> Result<std::vec::IntoIter<SocketAddr>, Unresolved> {
-        let turn = self.room.acquire().await;
-        let _turn = turn.expect("the semaphore is never closed");
-        // The port is whoever connects' business.
-        let found = lookup_host((name.as_str(), 0)).await;
-        let mut addresses: Vec<SocketAddr> = found.map_err(Unresolved::Unknown)?.collect();
+        let [own, all] = self.room;
+        let closed = "the semaphore is never closed";
+        let turns = (
+            own.acquire_owned().await.expect(closed),
+            all.acquire_owned().await.expect(closed),
+        );
+        let found = spawn_blocking(move || {
+            // Whoever asked may be gone, but the thread is not: it holds the turns.
+            let _turns = turns;
+            // The port is whoever connects' business.
+            Ok((name.as_str(), 0).to_socket_addrs()?.collect())
+        });
+        let found = found
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        let mut addresses: Vec<SocketAddr> = found.map_err(Unresolved::Unknown)?;
         addresses.retain(|address| self.allowed.allow(address.ip()));
         if addresses.is_empty() {
             return Err(Unresolved::Prohibited);

@@ -9,7 +9,6 @@ use anyhow::{Context as _, ensure};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::rand::{GetRandomFlags, getrandom};
 use shoal_inference::TenantId;
-use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -143,13 +142,14 @@ impl CodeCache {
         }
     }
 
-    /// Removes all entries but these, so also those of other engines.
+    /// Removes the entries that `keeps` does not keep when their turn comes, and all of other engines.
     ///
     /// # Errors
     /// If the directory cannot be read, or a file stays.
-    pub fn keep_only(&self, keep: &HashSet<CodeKey>) -> anyhow::Result<()> {
-        let keep: HashSet<String> = keep.iter().map(|key| self.name(*key)).collect();
-        self.remove_files(|name| name.ends_with(ENTRY_SUFFIX) && !keep.contains(name))
+    pub fn keep_only(&self, keeps: impl Fn(CodeKey) -> bool) -> anyhow::Result<()> {
+        self.remove_files(|name| {
+            name.ends_with(ENTRY_SUFFIX) && !self.key(name).is_some_and(&keeps)
+        })
     }
 
     /// Removes whatever an earlier process left unfinished. For the start of a node: it would take the ground from under a
@@ -192,6 +192,15 @@ impl CodeCache {
         let component = blake3::Hash::from_bytes(component.0);
         let engine = self.engine;
         format!("{:016x}-{component}-{engine}{ENTRY_SUFFIX}", tenant.0)
+    }
+
+    /// Of an entry of this engine.
+    fn key(&self, name: &str) -> Option<CodeKey> {
+        let mut parts = name.strip_suffix(ENTRY_SUFFIX)?.split('-');
+        let tenant = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let component = blake3::Hash::from_hex(parts.next()?).ok()?;
+        let key = (TenantId(tenant), ComponentId(*component.as_bytes()));
+        (self.name(key) == name).then_some(key)
     }
 
     /// The MAC of an entry, before its code. All before the code has a fixed length, so that no two entries start alike.

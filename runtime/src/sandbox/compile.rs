@@ -166,5 +166,6 @@ pub fn child(
     if code.is_empty() {
         bail!("the compiler wrote nothing");
     }
-    write(output, &code)
+    // An attempt before this one may have begun it.
+    std::fs::write(output, &code).with_context(|| format!("writing {}", output.display()))
 }

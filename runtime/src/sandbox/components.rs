@@ -108,13 +108,21 @@ impl Components {
         }
     }
 
-    /// Removes all code from the cache but that of these, and of what is mapped or about to be. Blocks.
+    /// Unmaps all but these, and removes their code from the cache; what somebody is about to map stays. Invocations that hold
+    /// one keep it to their end. Blocks.
     ///
     /// # Errors
     /// If the cache's directory cannot be read, or a file stays.
-    pub(crate) fn forget_others(&self, mut keep: HashSet<CodeKey>) -> anyhow::Result<()> {
-        keep.extend(self.slots.iter().map(|slot| *slot.key()));
-        self.cache.keep_only(&keep)
+    pub(crate) fn forget_others(&self, keep: &HashSet<CodeKey>) -> anyhow::Result<()> {
+        self.slots.retain(|key, slot| {
+            let goes = slot.ready().is_some() && !keep.contains(key);
+            if goes {
+                self.mapped.fetch_sub(1, Relaxed);
+            }
+            !goes
+        });
+        self.cache
+            .keep_only(|key| keep.contains(&key) || self.slots.contains_key(&key))
     }
 
     /// Times of the compiles so far.

@@ -57,7 +57,7 @@ impl Data {
         })
     }
 
-    /// The same with compiled code in this folder, where it stays.
+    /// The same with compiled code in this folder, where it stays. Other nodes may use it too: nothing is removed from it.
     pub fn with_code(mut self, folder: PathBuf) -> Self {
         self.code = Code::Kept(folder);
         self
@@ -66,6 +66,11 @@ impl Data {
     /// Whether it outlives the node.
     pub(crate) fn is_kept(&self) -> bool {
         matches!(self.store, AnyStore::Sqlite(_))
+    }
+
+    /// Whether all that is there is this node's.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_kept() || matches!(self.code, Code::Throwaway(_))
     }
 
     /// Puts everything away. Dropping it does so too, but holds up the thread.

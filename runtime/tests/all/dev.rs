@@ -82,6 +82,14 @@ impl Dev {
     }
 }
 
+impl Dev {
+    /// For longer than it takes to see a change.
+    fn says_nothing(&self) {
+        let said = self.said.recv_timeout(Duration::from_secs(1));
+        assert!(said.is_err(), "{said:?}");
+    }
+}
+
 impl Drop for Dev {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -99,6 +107,7 @@ fn a_change_is_live_and_a_mistake_leaves_what_was() {
     let address: SocketAddr = address.split('/').next().unwrap().parse().unwrap();
     let get = || Client::new(address).get("/f/dev/turns/");
     assert_eq!(get().text(), "Hello from Shoal\n");
+    dev.says_nothing();
 
     fs::write(folder.path().join("sample"), "none-of-this-name").unwrap();
     dev.says("none-of-this-name");
@@ -136,6 +145,8 @@ fn a_new_project_has_all_it_needs_beside_it() {
     for (arguments, words) in [
         (&["new", "greeter"][..], "greeter"),
         (&["new", "Greeter"], "must be 1 to 63 of a-z"),
+        (&["new", "3d"], "begins with a letter"),
+        (&["new", "serde"], "no other package's"),
         (&["new", "no/such/folder"], "no/such/folder"),
         (
             &["new", "other", "--lang", "cobol"],

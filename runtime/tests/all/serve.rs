@@ -67,7 +67,9 @@ fn what_was_deleted_leaves_the_disk_and_what_is_kept_stays() {
     while blobs(&data) != 1 {
         assert!(began.elapsed() < Duration::from_secs(10));
     }
-    // Code goes when it is not mapped any more.
+    while code(&data) != 1 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
     assert_eq!(node.call("/f/acme/hello/", None).status, 200);
     node.stop();
     let node = served_with(&data, &[], &collect);

@@ -7,6 +7,9 @@ use anyhow::{Context as _, ensure};
 use std::fs::{self, DirBuilder};
 use std::path::{Path, PathBuf};
 
+/// Packages that a project is made of.
+const TAKEN: [&str; 6] = ["alloc", "core", "serde", "shoal-sdk", "std", "test"];
+
 /// Makes a function project.
 #[derive(Debug, clap::Args)]
 pub(super) struct New {
@@ -40,6 +43,10 @@ impl New {
         let name = self.path.file_name().and_then(|name| name.to_str());
         let name = name.context("NAME must be that of a folder to be made")?;
         check_name("function", name)?;
+        ensure!(
+            name.starts_with(|first: char| first.is_ascii_lowercase()) && !TAKEN.contains(&name),
+            "cargo makes no package of the name {name:?}: choose one that begins with a letter and is no other package's"
+        );
         let (Language::Rust, Template::Http) = (self.lang, self.template);
         DirBuilder::new()
             .create(&self.path)
