@@ -131,8 +131,7 @@ impl Fetch {
         Ok(self.header("content-type", "application/json").body(json))
     }
 
-    /// How long the server has until the head of its answer is here. The node has limits of its own, which are shorter than
-    /// this function's deadline may be.
+    /// How long until the head of the answer is here, connecting included; at most what the node allows.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -181,6 +180,7 @@ impl Fetch {
         let answer = handle(request, Some(self.options())).map_err(|code| failure(&host, code))?;
         if let Err(error) = write(body, produce) {
             // A server may answer before it has read all, and close: its answer says more than the write that failed.
+            answer.subscribe().block();
             return match (&error, answered(&answer)) {
                 (Error::Io(_), Some(Ok(response))) => Ok(Ok(Fetched { host, response })),
                 (Error::Io(_), Some(Err(code))) => Err(failure(&host, code)),
@@ -214,8 +214,7 @@ impl Fetch {
         let options = RequestOptions::new();
         if let Some(timeout) = self.timeout {
             let timeout = u64::try_from(timeout.as_nanos()).ok();
-            // The host knows both.
-            let _ = options.set_connect_timeout(timeout);
+            // The host knows it.
             let _ = options.set_first_byte_timeout(timeout);
         }
         options

@@ -14,8 +14,9 @@
 //!
 //! - [`Request`] and its [`Body`]: read whole, up to a limit, or in chunks as they come.
 //! - [`Response`]: whole, or streamed through a [`BodyWriter`].
-//! - [`Model`]: [`Tensor`]s in, [`Outputs`] out, over `wasi:nn`.
+//! - [`Model`]: [`Tensor`]s in, [`Outputs`] out, over `wasi:nn`; many requests at once.
 //! - [`Fetch`]: requests to other servers, those that the function was granted.
+//! - [`context()`]: whose function this is, and how long the request has.
 //! - [`log`]: lines for whoever runs the function, each with a level, over `wasi:logging`; what a function prints to stdout
 //!   and stderr goes there too.
 //! - [`Error`]: each failure has the HTTP answer it deserves, so a handler can use `?` throughout.
@@ -26,6 +27,7 @@
 use bindings::exports::wasi::http::incoming_handler::{IncomingRequest, ResponseOutparam};
 
 pub use body::{Body, BodyWriter};
+pub use context::{Context, context};
 pub use error::Error;
 pub use fetch::{Fetch, FetchError, Fetched};
 pub use model::{ErrorCode, Model, ModelError, Outputs};
@@ -36,6 +38,7 @@ pub use tensor::{Element, Tensor, TensorError, TensorType};
 #[doc(hidden)]
 pub mod bindings;
 mod body;
+mod context;
 mod error;
 mod fetch;
 pub mod log;

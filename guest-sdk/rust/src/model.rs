@@ -2,9 +2,13 @@
 
 use std::fmt;
 
+use crate::bindings::shoal::inference::many::infer_many;
 pub use crate::bindings::wasi::nn::errors::ErrorCode;
 use crate::bindings::wasi::nn::{errors, graph, inference, tensor as raw};
 use crate::{Tensor, TensorError};
+
+/// What the host takes in one call.
+const REQUESTS_MAX: usize = 256;
 
 /// A model that is ready to run.
 ///
@@ -73,21 +77,64 @@ impl Model {
         &self,
         inputs: impl IntoIterator<Item = (&'a str, Tensor)>,
     ) -> Result<Outputs, ModelError> {
-        let inputs: Vec<_> = inputs
-            .into_iter()
-            .map(|(name, tensor)| (name.to_owned(), to_raw(&tensor)))
-            .collect();
-        let outputs = self.context.compute(inputs)?;
-        let tensors = outputs
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, from_raw(&tensor)?)));
-        Ok(Outputs {
-            tensors: tensors.collect::<Result<_, TensorError>>()?,
-        })
+        Outputs::of(self.context.compute(to_host(inputs))?)
+    }
+
+    /// Runs the model on many requests at once, each by itself: they can share batches, with each other and with those of
+    /// other functions, and one that fails keeps no other from its answer. The answers are in the order of the requests.
+    ///
+    /// Where every request has the same inputs, one [`Model::run`] with more rows costs less.
+    ///
+    /// ```no_run
+    /// # use shoal_sdk::{Error, Model, Tensor};
+    /// # fn classify(pictures: Vec<Vec<f32>>) -> Result<(), Error> {
+    /// let tensors: Vec<Tensor> = pictures
+    ///     .into_iter()
+    ///     .map(|pixels| Tensor::f32([1, 64], pixels))
+    ///     .collect::<Result<_, _>>()?;
+    /// let requests = tensors.into_iter().map(|tensor| [("image", tensor)]);
+    /// for answer in Model::open("digits")?.run_many(requests)? {
+    ///     match answer {
+    ///         Ok(outputs) => println!("{:?}", outputs.f32("probabilities")?),
+    ///         Err(error) => println!("{error}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// None of the whole but what the host cannot do at all; each request has an outcome as [`Model::run`] has.
+    pub fn run_many<'a, I>(
+        &self,
+        requests: impl IntoIterator<Item = I>,
+    ) -> Result<Vec<Result<Outputs, ModelError>>, ModelError>
+    where
+        I: IntoIterator<Item = (&'a str, Tensor)>,
+    {
+        let mut requests = requests.into_iter().map(to_host);
+        let mut answers = Vec::new();
+        loop {
+            let some: Vec<_> = requests.by_ref().take(REQUESTS_MAX).collect();
+            if some.is_empty() {
+                return Ok(answers);
+            }
+            let outcomes = infer_many(&self.context, some)?.into_iter();
+            answers.extend(outcomes.map(|outcome| Outputs::of(outcome?)));
+        }
     }
 }
 
 impl Outputs {
+    fn of(outputs: Vec<(String, raw::Tensor)>) -> Result<Self, ModelError> {
+        let tensors = outputs
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, from_raw(&tensor)?)));
+        Ok(Self {
+            tensors: tensors.collect::<Result<_, TensorError>>()?,
+        })
+    }
+
     /// The output of that name.
     ///
     /// # Errors
@@ -107,6 +154,13 @@ impl Outputs {
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor))
     }
+}
+
+fn to_host<'a>(inputs: impl IntoIterator<Item = (&'a str, Tensor)>) -> Vec<(String, raw::Tensor)> {
+    let inputs = inputs.into_iter();
+    inputs
+        .map(|(name, tensor)| (name.to_owned(), to_raw(&tensor)))
+        .collect()
 }
 
 fn to_raw(tensor: &Tensor) -> raw::Tensor {

@@ -2,6 +2,8 @@
 //! a call reaches this crate as a trait that `runtime` implements, with the caller's identity already bound to it.
 #![forbid(unsafe_code)]
 
+pub mod context;
 pub mod logging;
+pub mod many;
 pub mod nn;
 pub mod nn_peer;

@@ -12,7 +12,7 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi_nn::Tensor;
 use wasmtime_wasi_nn::wit::types::TensorType as HostType;
 
-mod bindings {
+pub(crate) mod bindings {
     #![allow(
         missing_docs,
         unreachable_pub,
@@ -102,7 +102,7 @@ pub trait WithNn: Send + 'static {
     fn nn(&mut self) -> NnView<'_>;
 }
 
-struct HasNn;
+pub(crate) struct HasNn;
 impl HasData for HasNn {
     type Data<'a> = NnView<'a>;
 }
@@ -139,10 +139,10 @@ fn host_bytes(tensor: &Tensor) -> u64 {
 }
 
 /// A call that may trap, or answer with an error the guest can read.
-type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
+pub(crate) type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
-    fn refuse<T>(&mut self, code: ErrorCode, why: impl ToString) -> Answer<T> {
+    pub(crate) fn refuse<T>(&mut self, code: ErrorCode, why: impl ToString) -> Answer<T> {
         // It may repeat what the guest sent, and stays in host memory for as long as the guest likes.
         let data = why.to_string().chars().take(ERROR_CHARS_MAX).collect();
         Ok(Err(self.table.push(NnError { code, data })?))
@@ -169,7 +169,7 @@ impl NnView<'_> {
     }
 
     /// Takes every input out of the table, valid or not, so that no handle outlives the call; then checks them all.
-    fn take_inputs(
+    pub(crate) fn take_inputs(
         &mut self,
         inputs: Vec<(String, Resource<Tensor>)>,
     ) -> wasmtime::Result<Result<Vec<NamedTensor>, TensorError>> {
@@ -184,6 +184,33 @@ impl NnView<'_> {
                 Ok((name, tensor))
             })
             .collect())
+    }
+
+    /// Asks a model; nothing is submitted before the answer is awaited.
+    pub(crate) fn infer(
+        &self,
+        context: &Resource<ExecutionContext>,
+        inputs: Vec<NamedTensor>,
+    ) -> wasmtime::Result<BoxFuture<Result<Vec<NamedTensor>, Error>>> {
+        let model = self.table.get(context)?.0;
+        Ok(self.ctx.host.infer(model, inputs))
+    }
+
+    /// What a guest gets of an outcome: outputs in its table, or an error with a code.
+    pub(crate) fn answer(
+        &mut self,
+        outcome: Result<Vec<NamedTensor>, Error>,
+    ) -> Answer<Vec<(String, Resource<Tensor>)>> {
+        let outputs = match outcome {
+            Ok(outputs) => outputs,
+            Err(why) => return self.refuse(error_code(&why), why),
+        };
+        let mut held = Vec::with_capacity(outputs.len());
+        for (name, output) in outputs {
+            let (dtype, dims, data) = output.into_parts();
+            held.push((name, self.hold(Tensor::new(dims, host_type(dtype), data))?));
+        }
+        Ok(Ok(held))
     }
 }
 
@@ -231,21 +258,12 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         context: Resource<ExecutionContext>,
         inputs: Vec<(String, Resource<Tensor>)>,
     ) -> Answer<Vec<(String, Resource<Tensor>)>> {
-        let model = self.table.get(&context)?.0;
         let inputs = match self.take_inputs(inputs)? {
             Ok(inputs) => inputs,
             Err(why) => return self.refuse(tensor_code(&why), why),
         };
-        let outputs = match self.ctx.host.infer(model, inputs).await {
-            Ok(outputs) => outputs,
-            Err(why) => return self.refuse(error_code(&why), why),
-        };
-        let mut held = Vec::with_capacity(outputs.len());
-        for (name, output) in outputs {
-            let (dtype, dims, data) = output.into_parts();
-            held.push((name, self.hold(Tensor::new(dims, host_type(dtype), data))?));
-        }
-        Ok(Ok(held))
+        let outcome = self.infer(&context, inputs)?.await;
+        self.answer(outcome)
     }
 
     fn drop(&mut self, context: Resource<ExecutionContext>) -> wasmtime::Result<()> {

@@ -83,7 +83,9 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         shoal_host::nn::add_to_linker(&mut linker)?;
+        shoal_host::many::add_to_linker(&mut linker)?;
         shoal_host::logging::add_to_linker(&mut linker)?;
+        shoal_host::context::add_to_linker(&mut linker)?;
         let ticking = engine.clone();
         let ticker = Ticker::start(move || ticking.increment_epoch())?;
         let pool = Pool::start(config.background_threads)?;

@@ -192,6 +192,11 @@ impl<C: Clocks> Meter<C> {
         Duration::from_nanos(self.total.load(Relaxed))
     }
 
+    /// Time until the guest is stopped for having taken too long.
+    pub(crate) fn deadline_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     /// Why the epoch callback stopped the guest, if it did.
     pub(crate) fn stopped_by(&self) -> Option<Failure> {
         match self.stopped_by.load(Relaxed) {

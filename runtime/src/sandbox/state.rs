@@ -3,6 +3,7 @@
 use super::logs::LogWriter;
 use super::meter::Meter;
 use super::outgoing::Outgoing;
+use shoal_host::context::{Context, WithContext};
 use shoal_host::logging::{Level, Log};
 use shoal_host::nn::{NnCtx, NnView, WithNn};
 use std::future::Future;
@@ -85,6 +86,18 @@ impl WithNn for State {
         NnView {
             table: &mut self.table,
             ctx: &mut self.nn,
+        }
+    }
+}
+
+impl WithContext for State {
+    fn context(&self) -> Context {
+        let function = &self.hooks.function;
+        Context {
+            project: function.project.to_string(),
+            function: function.name.to_string(),
+            request_id: self.log.request_id(),
+            deadline_left: self.limits.meter.deadline_left(),
         }
     }
 }

@@ -133,6 +133,81 @@ fn requests_of_different_tenants_run_in_one_batch() {
 }
 
 #[test]
+fn many_pictures_are_read_in_one_request_and_in_many() {
+    let functions = ["classify", "fanout"].map(|name| function("acme", name, component(name)));
+    let node = Node::run(parts(config(), functions.into()));
+    let fixture = fixture();
+    let mut pictures = serde_json::json!({ "images": fixture["images"] });
+    let body = pictures.to_string();
+    let reply = node.post("/f/acme/classify/", body.as_bytes());
+    assert_eq!(
+        reply.json()["digits"],
+        fixture["labels"],
+        "{}",
+        reply.text()
+    );
+    // One that is no picture spoils the first, and only its own answer in the second.
+    pictures["images"][3] = serde_json::json!([0.5]);
+    let body = pictures.to_string();
+    let reply = node.post("/f/acme/classify/", body.as_bytes());
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["param"]),
+        (400, &"images".into())
+    );
+    let reply = node.post("/f/acme/fanout/", body.as_bytes());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let answers = reply.json();
+    assert_eq!(answers["project"], "acme");
+    for (n, label) in fixture["labels"].as_array().unwrap().iter().enumerate() {
+        let answer = &answers["answers"][n];
+        match n {
+            3 => assert!(
+                answer["error"]
+                    .as_str()
+                    .unwrap()
+                    .contains("model_invalid_argument")
+            ),
+            _ => assert_eq!(&answer["digit"], label, "{n}"),
+        }
+    }
+}
+
+#[test]
+fn requests_of_one_call_share_a_batch() {
+    let mut config = config();
+    config.inference.rows_max = 31;
+    config.inference.wait_max = Duration::from_secs(10);
+    let mut parts = parts(config, vec![function("acme", "probe", component("probe"))]);
+    parts.devices = vec![simulated(Duration::from_millis(1), Duration::ZERO)];
+    let node = Node::run(parts);
+    let reply = node.get("/f/acme/probe/nn/many/32");
+    let outcomes = reply.json()["outputs"].as_array().unwrap().clone();
+    assert_eq!(outcomes.len(), 32, "{}", reply.text());
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let expected = if n == 1 {
+            Value::from("invalid-argument")
+        } else {
+            1.into()
+        };
+        assert_eq!(*outcome, expected, "{n}");
+    }
+    assert_eq!(node.metric("shoal_batch_rows_count"), 1.0);
+    assert_eq!(node.metric("shoal_batch_rows_sum"), 31.0);
+}
+
+#[test]
+fn a_call_has_as_many_requests_as_it_may() {
+    let node = Node::with_probe(config());
+    for (count, status) in [(0, 200), (256, 200), (257, 502), (900, 502)] {
+        let reply = node.get(&format!("/f/acme/probe/nn/many/{count}"));
+        assert_eq!(reply.status, status, "{count}: {}", reply.text());
+        if status == 502 {
+            assert_eq!(reply.json()["code"], "too-large");
+        }
+    }
+}
+
+#[test]
 fn a_model_that_cannot_be_loaded_keeps_the_node_from_starting() {
     let source = |onnx: &[u8]| ModelSource {
         name: "broken".to_owned(),

@@ -1,8 +1,10 @@
 //! What a client sees of a function that behaves.
 
 use crate::support::{Node, config};
+use shoal::Config;
 use std::collections::HashSet;
 use std::io::Write as _;
+use std::time::Duration;
 
 #[test]
 fn a_function_answers_under_its_path() {
@@ -69,6 +71,23 @@ fn a_large_body_passes_through_unchanged() {
     assert_eq!(reply.status, 200);
     assert!(reply.complete);
     assert!(reply.body == body, "{} bytes came back", reply.body.len());
+}
+
+#[test]
+fn a_guest_knows_whose_it_is_and_how_long_it_has() {
+    let node = Node::with_probe(Config {
+        invocation_timeout: Duration::from_secs(20),
+        ..config()
+    });
+    let reply = node.get("/f/acme/probe/context");
+    let context = reply.json();
+    assert_eq!(
+        (&context["project"], &context["function"]),
+        (&"acme".into(), &"probe".into())
+    );
+    assert_eq!(context["request_id"].as_str(), reply.header("x-request-id"));
+    let left = context["deadline_left_ms"].as_u64().unwrap();
+    assert!((1..20_000).contains(&left), "{left}");
 }
 
 #[test]

@@ -63,6 +63,11 @@ impl LogWriter {
         }
     }
 
+    /// What the client knows the invocation by.
+    pub(crate) fn request_id(&self) -> String {
+        String::from_utf8_lossy(self.0.request_id.as_bytes()).into_owned()
+    }
+
     /// One line of `wasi:logging`.
     pub(crate) fn log(&self, level: Level, context: &str, message: &str) {
         let source = Source::log(level, context);
