@@ -7,10 +7,12 @@ mod bar;
 mod bars;
 mod benches;
 mod client;
+mod closed_loop;
 mod digits;
 mod exchange;
 mod greetings;
 mod machine;
+mod native;
 mod node;
 mod open_loop;
 mod plot;
@@ -64,6 +66,9 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Be a server that only answers
+    #[command(hide = true)]
+    Native,
     /// Be the node that a bar loads
     #[command(hide = true)]
     Node {
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
         }
         Command::Bar { name, seed, quick } => judge(name, &Run { seed, quick }),
         Command::Bench { name, out } => compare(name, out.as_deref()).map(|()| ExitCode::SUCCESS),
+        Command::Native => native::serve().map(|()| ExitCode::SUCCESS),
         Command::Node { spec } => node::serve(&spec).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_a_wrong_call() {
-        for (kind, known) in [("bar", "waiting"), ("bench", "first-request")] {
+        for (kind, known) in [("bar", "waiting"), ("bench", "dispatch")] {
             let unknown = Arguments::try_parse_from(["shoal-benches", kind, "none"]);
             let error = unknown.expect_err("nothing has this name");
             assert_eq!(error.exit_code(), 2);

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 48.0;
-/// Told apart by those who do not see colours, too: one is dark, one is light.
-const COLOURS: [&str; 2] = ["#1b4f8a", "#e69f00"];
+/// Told apart by those who see fewer colours, too (Okabe and Ito 2008); the first two by those who see none.
+const COLOURS: [&str; 4] = ["#1b4f8a", "#e69f00", "#009e73", "#666666"];
 
 /// Values in the order in which they were measured.
 pub(crate) struct Series<'a> {
@@ -14,8 +14,8 @@ pub(crate) struct Series<'a> {
     pub(crate) values: Vec<f64>,
 }
 
-/// Draws up to two series over their numbers, from 0 up.
-pub(crate) fn plot(title: &str, x: &str, y: &str, series: &[Series<'_>; 2]) -> String {
+/// Draws up to four series over their numbers, from 0 up.
+pub(crate) fn plot(title: &str, x: &str, y: &str, series: &[Series<'_>]) -> String {
     let values = || series.iter().flat_map(|series| &series.values);
     let top = values().copied().fold(f64::MIN_POSITIVE, f64::max);
     let longest = series.iter().map(|series| series.values.len()).max();
@@ -33,18 +33,20 @@ pub(crate) fn plot(title: &str, x: &str, y: &str, series: &[Series<'_>; 2]) -> S
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
          <text x=\"{left}\" y=\"20\" font-size=\"14\">{title}</text>\n\
          <path d=\"M{left} {MARGIN}V{bottom}H{right}\" fill=\"none\" stroke=\"black\"/>\n\
-         <text x=\"4\" y=\"{MARGIN}\">{top:.2} {y}</text>\n\
+         <text x=\"4\" y=\"{MARGIN}\" dy=\"12\">{top:.2} {y}</text>\n\
          <text x=\"4\" y=\"{bottom}\">0</text>\n\
          <text x=\"{right}\" y=\"{HEIGHT}\" dy=\"-16\" text-anchor=\"end\">{x}</text>\n"
     );
     // Writing to a string cannot fail.
-    for (n, (series, colour)) in series.iter().zip(COLOURS).enumerate() {
-        let across = WIDTH / 2.0 + 100.0 * n as f64;
+    let mut across = left;
+    for (series, colour) in series.iter().zip(COLOURS) {
         let name = series.name;
         let _ = writeln!(
             svg,
-            "<text x=\"{across}\" y=\"20\" fill=\"{colour}\">\u{25cf} {name}</text>"
+            "<text x=\"{across}\" y=\"38\" fill=\"{colour}\">\u{25cf} {name}</text>"
         );
+        // A letter is some 7 wide.
+        across += 7.0 * name.chars().count() as f64 + 32.0;
         for (n, value) in series.values.iter().enumerate() {
             let (x, y) = at(n, *value);
             let _ = writeln!(

@@ -1,5 +1,6 @@
 //! The benches. Each file says what is compared with what.
 
+mod dispatch;
 mod first_request;
 
 use std::path::Path;
@@ -7,12 +8,14 @@ use std::path::Path;
 /// A bench, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Bench {
+    Dispatch,
     FirstRequest,
 }
 
 impl Bench {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Dispatch => "dispatch",
             Self::FirstRequest => "first-request",
         }
     }
@@ -20,6 +23,9 @@ impl Bench {
     /// What it compares, in a line.
     pub(crate) fn about(self) -> &'static str {
         match self {
+            Self::Dispatch => {
+                "a fresh sandbox for each request, beside wasmtime serve and beside hyper alone"
+            }
             Self::FirstRequest => {
                 "the first request to a function after its node started, beside the second"
             }
@@ -29,6 +35,7 @@ impl Bench {
     /// Prints a table; writes a plot where there is a folder for it.
     pub(crate) async fn compare(self, out: Option<&Path>) -> anyhow::Result<()> {
         match self {
+            Self::Dispatch => dispatch::compare(out).await,
             Self::FirstRequest => first_request::compare(out).await,
         }
     }

@@ -12,7 +12,7 @@ mod served;
 pub(crate) use admin::{Admin, Live};
 pub(crate) use child::serve;
 pub(crate) use children::{Children, Peak};
-pub(crate) use served::{Home, Served};
+pub(crate) use served::{Home, Served, cpu_of};
 
 use crate::client;
 use anyhow::Context as _;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -60,6 +60,11 @@ impl Home {
             settings: settings.to_vec(),
             admin_key: None,
         })
+    }
+
+    /// All that is in it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The node's data.
@@ -181,20 +186,9 @@ impl Served {
         Footprint::of(self.pid()?)
     }
 
-    /// CPU time so far of its threads with names that count, as the kernel's scheduler counts it. Exact for threads that sleep;
-    /// those that ended are left out.
+    /// CPU time so far of its threads with names that count. See [`cpu_of`].
     pub(crate) fn cpu(&self, counts: fn(&str) -> bool) -> anyhow::Result<Duration> {
-        let mut ns = 0;
-        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()?))? {
-            let thread = thread?.path();
-            if !counts(&std::fs::read_to_string(thread.join("comm"))?) {
-                continue;
-            }
-            let schedstat = std::fs::read_to_string(thread.join("schedstat"))
-                .context("the kernel does not say how long a thread ran (CONFIG_SCHED_INFO)")?;
-            ns += cpu_ns(&schedstat).context("reading how long a thread ran")?;
-        }
-        Ok(Duration::from_nanos(ns))
+        cpu_of(self.pid()?, counts)
     }
 
     /// Kills it as the operating system would.
@@ -221,6 +215,22 @@ impl Served {
         self.terminate()?;
         self.ended().await
     }
+}
+
+/// CPU time so far of a process's threads with names that count, as the kernel's scheduler counts it. Exact for threads that
+/// sleep; those that ended are left out.
+pub(crate) fn cpu_of(pid: u32, counts: fn(&str) -> bool) -> anyhow::Result<Duration> {
+    let mut ns = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        if !counts(&std::fs::read_to_string(thread.join("comm"))?) {
+            continue;
+        }
+        let schedstat = std::fs::read_to_string(thread.join("schedstat"))
+            .context("the kernel does not say how long a thread ran (CONFIG_SCHED_INFO)")?;
+        ns += cpu_ns(&schedstat).context("reading how long a thread ran")?;
+    }
+    Ok(Duration::from_nanos(ns))
 }
 
 /// From the text of `schedstat`: time on a processor, time waiting for one, turns.

@@ -321,3 +321,45 @@ fn a_server_that_fails_is_told_from_one_that_is_slow() {
         assert!(!is_whole, "{path} ended as if it were whole");
     }
 }
+
+#[test]
+fn a_tenant_has_as_many_connections_as_it_may() {
+    let (first, second) = (Upstream::start(), Upstream::start());
+    let hosts = [&first, &second].map(|upstream| upstream.address.to_string());
+    let hosts = hosts.each_ref().map(String::as_str);
+    let config = Config {
+        tenant_egress_connections_max: 1,
+        egress_idle_max: Duration::from_millis(100),
+        ..config()
+    };
+    let node = node(config, vec![proxy("acme", &hosts), proxy("birch", &hosts)]);
+    assert_eq!(fetch(&node, &first.url("/head/")).status, 200);
+    // The first is kept for a while, and is the one there may be.
+    let reply = fetch(&node, &second.url("/head/"));
+    assert_eq!((reply.status, &*reply.error_code()), (502, "fetch_failed"));
+    assert!(
+        reply.text().contains("ConnectionLimitReached"),
+        "{}",
+        reply.text()
+    );
+    let others = format!("/f/birch/proxy/?url={}", second.url("/head/"));
+    assert_eq!(node.get(&others).status, 200);
+    until("a place", || {
+        fetch(&node, &second.url("/head/")).status == 200
+    });
+}
+
+#[test]
+fn a_handshake_that_stalls_ends_in_time() {
+    let upstream = Upstream::start();
+    let config = Config {
+        egress_connect_timeout: Duration::from_millis(200),
+        ..config()
+    };
+    let node = reaching(&upstream, config);
+    // It waits for a head that never comes.
+    let reply = fetch(&node, &format!("https://{}/", upstream.address));
+    assert_eq!((reply.status, &*reply.error_code()), (504, "fetch_timeout"));
+    assert_eq!(upstream.connections(), 1);
+    until("the connection's end", || upstream.open() == 0);
+}

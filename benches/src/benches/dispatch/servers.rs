@@ -1,0 +1,181 @@
+//! The servers that are compared: each a process of its own that answers `hello`.
+
+use crate::node::{Home, Served, cpu_of};
+use anyhow::Context as _;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+const HELLO: &[u8] = include_bytes!("../../../../samples/components/hello.wasm");
+/// Longest wait until a server says where it is.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// Which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `shoal serve` as it is by default: a fresh sandbox for each request, with its router, metrics and timing.
+    Shoal,
+    /// `wasmtime serve` as it is by default: a fresh instance for each request.
+    Wasmtime,
+    /// The same with instances from a pool.
+    WasmtimePooled,
+    /// hyper alone.
+    Native,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Shoal,
+        Self::Wasmtime,
+        Self::WasmtimePooled,
+        Self::Native,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Shoal => "shoal serve",
+            Self::Wasmtime => "wasmtime serve",
+            Self::WasmtimePooled => "wasmtime serve, pooled",
+            Self::Native => "hyper alone",
+        }
+    }
+}
+
+/// A server that runs. It is killed when this is dropped.
+pub(super) struct Server {
+    process: Process,
+    pub(super) address: SocketAddr,
+    pub(super) path: &'static str,
+}
+
+enum Process {
+    Served(Box<Served>),
+    Other(Child),
+}
+
+impl Server {
+    /// Starts one; `None`, and a word on stderr, where the peer is not installed.
+    pub(super) async fn start(kind: Kind, home: &mut Home) -> anyhow::Result<Option<Self>> {
+        match kind {
+            Kind::Shoal => Self::shoal(home).await.map(Some),
+            Kind::Wasmtime => wasmtime(home.folder(), &[]).await,
+            Kind::WasmtimePooled => {
+                let pooled = ["-O", "pooling-allocator=y"];
+                wasmtime(home.folder(), &pooled).await
+            }
+            Kind::Native => native().await.map(Some),
+        }
+    }
+
+    async fn shoal(home: &mut Home) -> anyhow::Result<Self> {
+        let served = home.start().await?;
+        let mut admin = served.admin().await?;
+        admin.make_project("acme").await?;
+        let hello = Bytes::from_static(HELLO);
+        admin.deploy("acme", "hello", hello).await?;
+        Ok(Self {
+            address: served.functions(),
+            process: Process::Served(Box::new(served)),
+            path: "/f/acme/hello/",
+        })
+    }
+
+    /// CPU time of all its threads so far.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        match &self.process {
+            Process::Served(served) => served.cpu(|_| true),
+            Process::Other(child) => {
+                let id = child.id().context("the server has ended")?;
+                cpu_of(id, |_| true)
+            }
+        }
+    }
+}
+
+/// Where `benches/peers.sh` puts it.
+fn wasmtime_binary() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/bin/wasmtime")
+}
+
+async fn wasmtime(folder: &Path, options: &[&str]) -> anyhow::Result<Option<Server>> {
+    let binary = wasmtime_binary();
+    if !binary.is_file() {
+        eprintln!("dispatch: no wasmtime, left out: run benches/peers.sh");
+        return Ok(None);
+    }
+    let component = folder.join("hello.wasm");
+    std::fs::write(&component, HELLO)?;
+    let mut child = Command::new(binary)
+        .args(["serve", "-S", "cli", "--addr", "127.0.0.1:0"])
+        .args(options)
+        .arg(component)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting wasmtime")?;
+    let stderr = child.stderr.take().context("wasmtime has no stderr")?;
+    let address = said(stderr).await?;
+    Ok(Some(Server {
+        process: Process::Other(child),
+        address,
+        path: "/",
+    }))
+}
+
+async fn native() -> anyhow::Result<Server> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("native")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting a native server")?;
+    let stdout = child.stdout.take().context("the server has no stdout")?;
+    Ok(Server {
+        address: said(stdout).await?,
+        process: Process::Other(child),
+        path: "/",
+    })
+}
+
+/// The address in the first line that has one.
+async fn said(output: impl AsyncRead + Unpin) -> anyhow::Result<SocketAddr> {
+    let mut lines = BufReader::new(output).lines();
+    let said = async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some(address) = address_in(&line) {
+                return Ok(address);
+            }
+        }
+        anyhow::bail!("a server ended before it said where it is")
+    };
+    timeout(START_MAX, said)
+        .await
+        .context("waiting for a server")?
+}
+
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, address) = line.split_once("http://")?;
+    address.split('/').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_says_where_it_is() {
+        let address = Some("127.0.0.1:8080".parse().unwrap());
+        let line = "Serving HTTP on http://127.0.0.1:8080/";
+        assert_eq!(address_in(line), address);
+        assert_eq!(address_in("http://127.0.0.1:8080/"), address);
+        assert_eq!(address_in("starting"), None);
+    }
+}
