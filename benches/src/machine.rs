@@ -15,20 +15,21 @@ pub(crate) fn load_average() -> anyhow::Result<f64> {
         .context("reading the load average")
 }
 
-/// Judges a bar of which `timed` is a wall time, measured at a load average of up to `load`. A wall time that was met was met;
+/// Judges a bar of which `timed` are wall times, measured at a load average of up to `load`. A wall time that was met was met;
 /// one that was missed on a machine that was too busy, or in a short run, says nothing, if all else holds.
 pub(crate) fn judge_timed(
     run: &Run,
     mut figures: Vec<Figure>,
-    timed: Figure,
+    timed: Vec<Figure>,
     n: u64,
     load: f64,
 ) -> Outcome {
-    let excuse = excuse(run, load).filter(|_| !timed.holds() && figures.iter().all(Figure::holds));
-    if let Some(excuse) = excuse {
-        return Outcome::Skipped(format!("{timed}, all else holds: {excuse}"));
+    let missed = timed.iter().find(|timed| !timed.holds());
+    let excuse = excuse(run, load).filter(|_| figures.iter().all(Figure::holds));
+    if let (Some(missed), Some(excuse)) = (missed, excuse) {
+        return Outcome::Skipped(format!("{missed}, all else holds: {excuse}"));
     }
-    figures.push(timed);
+    figures.extend(timed);
     Outcome::Measured { figures, n }
 }
 
@@ -61,7 +62,7 @@ mod tests {
     fn only_a_wall_time_alone_is_excused_by_a_busy_machine_or_a_short_run() {
         let outcome = |quick, other, timed, load| {
             let run = Run { seed: 1, quick };
-            judge_timed(&run, vec![figure(other)], figure(timed), 1, load)
+            judge_timed(&run, vec![figure(other)], vec![figure(timed)], 1, load)
         };
         let is_skipped = |outcome| matches!(outcome, Outcome::Skipped(_));
         assert!(is_skipped(outcome(false, 1.0, 11.0, 1e6)));

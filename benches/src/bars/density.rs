@@ -106,7 +106,13 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
         target: Target::AtMost(READY_MS_MAX),
     };
     let load = load.max(load_average()?);
-    Ok(judge_timed(run, figures, ready, u64::from(functions), load))
+    Ok(judge_timed(
+        run,
+        figures,
+        vec![ready],
+        u64::from(functions),
+        load,
+    ))
 }
 
 impl Shape {

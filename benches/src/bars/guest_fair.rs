@@ -79,7 +79,13 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
         unit: "ms_more_p99",
         target: Target::AtMost(MORE_MS_MAX),
     };
-    Ok(judge_timed(run, figures, more, beside.len() as u64, load))
+    Ok(judge_timed(
+        run,
+        figures,
+        vec![more],
+        beside.len() as u64,
+        load,
+    ))
 }
 
 /// Requests that are not answered.

@@ -358,7 +358,7 @@ impl Found {
             unit: "ms_from_start_to_ready_p99",
             target: Target::AtMost(READY_MS_MAX),
         };
-        judge_timed(run, figures, ready, kills, load)
+        judge_timed(run, figures, vec![ready], kills, load)
     }
 }
 

@@ -187,7 +187,7 @@ impl Seen {
             unit: "ms_cpu_past_p99",
             target: Target::AtMost(PAST_MS_MAX),
         };
-        judge_timed(run, figures, past, self.guests, load)
+        judge_timed(run, figures, vec![past], self.guests, load)
     }
 }
 

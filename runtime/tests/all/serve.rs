@@ -1,6 +1,6 @@
 //! `shoal serve`: what a node was told survives a restart and a kill; who may not come in stays out.
 
-use crate::support::{Client, Served, component, served, served_with};
+use crate::support::{Client, Served, component, root, served, served_with};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -61,9 +61,20 @@ fn what_was_deleted_leaves_the_disk_and_what_is_kept_stays() {
     }
     // Two components and a model; the code of two components.
     assert_eq!((blobs(&data), code(&data)), (3, 2));
+    // Another file under a name that is taken is kept before it is refused: the same model by another producer.
+    let mut other = std::fs::read(root().join("samples/models/digits/digits.onnx")).unwrap();
+    other.extend(b"\x12\x01x");
+    let refused = node.api("PUT", "/api/v1/models/digits", &admin, &other);
+    assert_eq!(
+        (refused.status, &*refused.error_code()),
+        (409, "already_exists")
+    );
+    let began = tokio::time::Instant::now();
+    while blobs(&data) != 3 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
     node.ok("DELETE", &format!("{FUNCTIONS}/echo"), &key, b"");
     node.ok("DELETE", "/api/v1/models/digits", &admin, b"");
-    let began = tokio::time::Instant::now();
     while blobs(&data) != 1 {
         assert!(began.elapsed() < Duration::from_secs(10));
     }
