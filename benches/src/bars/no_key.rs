@@ -179,6 +179,7 @@ impl Route {
                 .replace("{path}", "")
                 // Of something that is not there: nothing is to be removed by a key that is right.
                 .replace("{name}", "absent")
+                .replace("{key_id}", "key_0000000000000000")
         };
         let (host, path) = (host.as_deref().map(filled), filled(path));
         anyhow::ensure!(!path.contains('{'), "the table has a path {path}");

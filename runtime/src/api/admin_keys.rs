@@ -1,6 +1,6 @@
 //! `/v1/organization/admin_api_keys`: the operator's own.
 
-use super::extract::{Admin, Json, Named, Parameters};
+use super::extract::{Admin, Json, OfKey, Parameters};
 use super::page::{Cursor, Page};
 use super::project_keys::{DeletedKey, key_id};
 use super::{ApiError, ApiState, json};
@@ -32,6 +32,8 @@ pub(super) struct AdminApiKey {
 
 /// The node's operator.
 #[derive(Debug, Serialize, ToSchema)]
+// A key of a project has an owner of another kind.
+#[schema(as = AdminApiKeyOwner)]
 pub(super) struct Owner {
     r#type: &'static str,
     object: &'static str,
@@ -46,6 +48,11 @@ pub(super) struct Owner {
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateAdminKey {
     /// Whose it is.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]+$"
+    )]
     name: String,
 }
 
@@ -96,12 +103,12 @@ pub(super) async fn create(
 }
 
 /// One admin key.
-#[utoipa::path(get, path = "/v1/organization/admin_api_keys/{name}", tag = "Admin keys", operation_id = "admin-api-keys-get",
-    params(("name" = String, Path)), responses((status = 200, body = AdminApiKey)))]
+#[utoipa::path(get, path = "/v1/organization/admin_api_keys/{key_id}", tag = "Admin keys", operation_id = "admin-api-keys-get",
+    params(("key_id" = String, Path)), responses((status = 200, body = AdminApiKey)))]
 pub(super) async fn show(
     _: Admin,
     State(state): State<ApiState>,
-    Named(id): Named,
+    OfKey(id): OfKey,
 ) -> Result<Response, ApiError> {
     let id = key_id(&id)?;
     let key = state.control.directory.key(&id);
@@ -111,12 +118,12 @@ pub(super) async fn show(
 }
 
 /// Revokes an admin key; the last one cannot be.
-#[utoipa::path(delete, path = "/v1/organization/admin_api_keys/{name}", tag = "Admin keys",
-    operation_id = "admin-api-keys-delete", params(("name" = String, Path)), responses((status = 200, body = DeletedKey)))]
+#[utoipa::path(delete, path = "/v1/organization/admin_api_keys/{key_id}", tag = "Admin keys",
+    operation_id = "admin-api-keys-delete", params(("key_id" = String, Path)), responses((status = 200, body = DeletedKey)))]
 pub(super) async fn revoke(
     _: Admin,
     State(state): State<ApiState>,
-    Named(id): Named,
+    OfKey(id): OfKey,
 ) -> Result<Response, ApiError> {
     let id = key_id(&id)?;
     state.control.revoke_key(None, &id).await?;

@@ -69,6 +69,17 @@ impl FromRequestParts<ApiState> for Named {
     }
 }
 
+/// The id of the key that a request is about.
+pub(super) struct OfKey(pub(super) String);
+
+impl FromRequestParts<ApiState> for OfKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        path_part(parts, state, "key_id").await.map(Self)
+    }
+}
+
 async fn path_part(
     parts: &mut Parts,
     state: &ApiState,
@@ -131,3 +142,8 @@ pub(super) async fn read_body(
         }),
     }
 }
+
+/// A file as it is, for the description.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct File(#[expect(dead_code, reason = "it is read as it comes")] Vec<u8>);

@@ -1,6 +1,6 @@
 //! `/api/v1/projects/{project}/functions`.
 
-use super::extract::{InProject, Json, Named, Parameters, read_body};
+use super::extract::{File, InProject, Json, Named, Parameters, read_body};
 use super::{ApiError, ApiState, json};
 use crate::control::{Deploy, Deployed, VersionRow};
 use crate::egress::HostRuleError;
@@ -154,7 +154,7 @@ pub(super) async fn list(
 
 /// One function.
 #[utoipa::path(get, path = "/api/v1/projects/{project}/functions/{name}", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path)), responses((status = 200, body = Function)))]
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")), responses((status = 200, body = Function)))]
 pub(super) async fn show(
     State(state): State<ApiState>,
     InProject(project): InProject,
@@ -166,7 +166,7 @@ pub(super) async fn show(
 
 /// Deletes a function and all its versions. Calls that run now are answered.
 #[utoipa::path(delete, path = "/api/v1/projects/{project}/functions/{name}", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path)), responses((status = 200, body = Deleted)))]
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")), responses((status = 200, body = Deleted)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     InProject(project): InProject,
@@ -181,7 +181,7 @@ pub(super) async fn delete(
 
 /// The versions that are kept of a function.
 #[utoipa::path(get, path = "/api/v1/projects/{project}/functions/{name}/versions", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path)), responses((status = 200, body = Versions)))]
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")), responses((status = 200, body = Versions)))]
 pub(super) async fn versions(
     State(state): State<ApiState>,
     InProject(project): InProject,
@@ -197,8 +197,8 @@ pub(super) async fn versions(
 
 /// Deploys a new version, live when this answers. The body is the component.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/functions/{name}/versions", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path), DeployParameters),
-    request_body(content = Vec<u8>, content_type = "application/wasm"), responses((status = 200, body = Function)))]
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"), DeployParameters),
+    request_body(content = File, content_type = "application/wasm"), responses((status = 200, body = Function)))]
 pub(super) async fn deploy(
     State(state): State<ApiState>,
     InProject(project): InProject,
@@ -223,7 +223,7 @@ pub(super) async fn deploy(
 
 /// Makes another version live.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/functions/{name}/rollback", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path)), request_body = Rollback,
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")), request_body = Rollback,
     responses((status = 200, body = Function)))]
 pub(super) async fn rollback(
     State(state): State<ApiState>,

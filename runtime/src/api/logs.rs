@@ -32,7 +32,7 @@ pub(super) struct LogParameters {
 /// What a function wrote to stdout, stderr and `wasi:logging`: JSON objects, one a line, the oldest first. A number that is
 /// missing is a line that made room for newer ones.
 #[utoipa::path(get, path = "/api/v1/projects/{project}/functions/{name}/logs", tag = "Functions",
-    params(("project" = String, Path), ("name" = String, Path), LogParameters),
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"), LogParameters),
     responses((status = 200, body = String, content_type = "application/x-ndjson")))]
 pub(super) async fn logs(
     State(state): State<ApiState>,

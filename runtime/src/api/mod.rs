@@ -14,6 +14,7 @@ mod node;
 mod page;
 mod project_keys;
 mod projects;
+mod refusals;
 
 pub(crate) use error::ApiError;
 
@@ -57,7 +58,7 @@ impl Api {
     /// The routes over a node's commands.
     pub(crate) fn new(control: Arc<Control>, functions_at: SocketAddr, shutdown: Shutdown) -> Self {
         let (router, description) = routes().split_for_parts();
-        let description = description
+        let description = refusals::described(description)
             .to_json()
             .expect("the description has text keys only, so it can be written as JSON");
         let state = ApiState {

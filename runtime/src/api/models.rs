@@ -1,6 +1,6 @@
 //! `/api/v1/models`: the models of the node. Everybody with a key may look; adding and removing is the operator's.
 
-use super::extract::{Admin, Named, read_body};
+use super::extract::{Admin, File, Named, read_body};
 use super::functions::Deleted;
 use super::{ApiError, ApiState, json};
 use crate::control::ModelRow;
@@ -94,7 +94,7 @@ pub(super) async fn list(_: Caller, State(state): State<ApiState>) -> Result<Res
 }
 
 /// One model.
-#[utoipa::path(get, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")),
     responses((status = 200, body = Model)))]
 pub(super) async fn show(
     _: Caller,
@@ -106,8 +106,8 @@ pub(super) async fn show(
 }
 
 /// Adds a model; the body is an ONNX file. It is checked first, in a process of its own, and copied.
-#[utoipa::path(put, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path)),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+#[utoipa::path(put, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")),
+    request_body(content = File, content_type = "application/octet-stream"),
     responses((status = 200, body = Model)))]
 pub(super) async fn add(
     _: Admin,
@@ -123,7 +123,7 @@ pub(super) async fn add(
 }
 
 /// Removes a model that no live function is granted.
-#[utoipa::path(delete, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")),
     responses((status = 200, body = Deleted)))]
 pub(super) async fn remove(
     _: Admin,

@@ -1,7 +1,7 @@
 //! `/v1/organization/projects/{project}/api_keys`, and the service accounts they are made for. A service account has one key
 //! here, and lives as long as it.
 
-use super::extract::{Admin, InProject, Json, Named, Parameters};
+use super::extract::{Admin, InProject, Json, OfKey, Parameters};
 use super::page::{Cursor, Page};
 use super::{ApiError, ApiState, json};
 use crate::control::{ControlError, Thing};
@@ -70,6 +70,11 @@ pub(super) struct CreatedKey {
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateServiceAccount {
     /// What it is for.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]+$"
+    )]
     name: String,
 }
 
@@ -129,14 +134,14 @@ pub(super) async fn list(
 }
 
 /// One key.
-#[utoipa::path(get, path = "/v1/organization/projects/{project}/api_keys/{name}", tag = "Projects",
-    operation_id = "retrieve-project-api-key", params(("project" = String, Path), ("name" = String, Path)),
+#[utoipa::path(get, path = "/v1/organization/projects/{project}/api_keys/{key_id}", tag = "Projects",
+    operation_id = "retrieve-project-api-key", params(("project" = String, Path), ("key_id" = String, Path)),
     responses((status = 200, body = ProjectApiKey)))]
 pub(super) async fn show(
     _: Admin,
     State(state): State<ApiState>,
     InProject(project): InProject,
-    Named(id): Named,
+    OfKey(id): OfKey,
 ) -> Result<Response, ApiError> {
     let id = key_id(&id)?;
     let key = state.control.directory.key(&id);
@@ -146,14 +151,14 @@ pub(super) async fn show(
 }
 
 /// Revokes a key.
-#[utoipa::path(delete, path = "/v1/organization/projects/{project}/api_keys/{name}", tag = "Projects",
-    operation_id = "delete-project-api-key", params(("project" = String, Path), ("name" = String, Path)),
+#[utoipa::path(delete, path = "/v1/organization/projects/{project}/api_keys/{key_id}", tag = "Projects",
+    operation_id = "delete-project-api-key", params(("project" = String, Path), ("key_id" = String, Path)),
     responses((status = 200, body = DeletedKey)))]
 pub(super) async fn revoke(
     _: Admin,
     State(state): State<ApiState>,
     InProject(project): InProject,
-    Named(id): Named,
+    OfKey(id): OfKey,
 ) -> Result<Response, ApiError> {
     let id = key_id(&id)?;
     state

@@ -41,6 +41,7 @@ impl Project {
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateProject {
     /// 1 to 63 of a-z, 0-9 and -.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     name: String,
 }
 
