@@ -323,30 +323,31 @@ fn a_server_that_fails_is_told_from_one_that_is_slow() {
 }
 
 #[test]
-fn a_tenant_has_as_many_connections_as_it_may() {
-    let (first, second) = (Upstream::start(), Upstream::start());
-    let hosts = [&first, &second].map(|upstream| upstream.address.to_string());
-    let hosts = hosts.each_ref().map(String::as_str);
-    let config = Config {
-        tenant_egress_connections_max: 1,
-        egress_idle_max: Duration::from_millis(100),
-        ..config()
-    };
-    let node = node(config, vec![proxy("acme", &hosts), proxy("birch", &hosts)]);
-    assert_eq!(fetch(&node, &first.url("/head/")).status, 200);
-    // The first is kept for a while, and is the one there may be.
-    let reply = fetch(&node, &second.url("/head/"));
-    assert_eq!((reply.status, &*reply.error_code()), (502, "fetch_failed"));
-    assert!(
-        reply.text().contains("ConnectionLimitReached"),
-        "{}",
-        reply.text()
-    );
-    let others = format!("/f/birch/proxy/?url={}", second.url("/head/"));
-    assert_eq!(node.get(&others).status, 200);
-    until("a place", || {
-        fetch(&node, &second.url("/head/")).status == 200
-    });
+fn a_tenant_and_a_node_have_as_many_connections_as_they_may() {
+    // Whether another tenant still has a place when this one has none.
+    for (of_tenant, of_node, others) in [(1, 100, 200), (100, 1, 502)] {
+        let (first, second) = (Upstream::start(), Upstream::start());
+        let hosts = [&first, &second].map(|upstream| upstream.address.to_string());
+        let hosts = hosts.each_ref().map(String::as_str);
+        let config = Config {
+            tenant_egress_connections_max: of_tenant,
+            egress_connections_max: of_node,
+            egress_idle_max: Duration::from_secs(1),
+            ..config()
+        };
+        let node = node(config, vec![proxy("acme", &hosts), proxy("birch", &hosts)]);
+        assert_eq!(fetch(&node, &first.url("/head/")).status, 200);
+        // The first is kept for a while, and is the one there may be.
+        let reply = fetch(&node, &second.url("/head/"));
+        assert_eq!((reply.status, &*reply.error_code()), (502, "fetch_failed"));
+        let words = reply.text();
+        assert!(words.contains("ConnectionLimitReached"), "{words}");
+        let path = format!("/f/birch/proxy/?url={}", second.url("/head/"));
+        assert_eq!(node.get(&path).status, others);
+        until("a place", || {
+            fetch(&node, &second.url("/head/")).status == 200
+        });
+    }
 }
 
 #[test]
