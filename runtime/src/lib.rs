@@ -135,7 +135,7 @@ pub async fn run(
     let node = ControlParts {
         store: data.store.clone(),
         blobs: data.blobs.clone(),
-        registry: Arc::new(Registry::new(&sandbox)),
+        registry: Arc::new(Registry::new(&sandbox, &config)),
         components: Arc::new(Components::new(sandbox, &config, cache)),
         directory: Arc::new(Directory::new(access)),
         inference: inference.clone(),
@@ -151,6 +151,7 @@ pub async fn run(
     if data.is_own() {
         tasks.spawn(control::collect(control.clone()));
     }
+    tasks.spawn(control::watch_canaries(control.clone()));
     control.sow(seed).await?;
     let admin_key = match access {
         Access::Keys => control.admin_key_at_start(new_admin_key).await?,
@@ -188,7 +189,11 @@ fn service(
 ) -> anyhow::Result<Service> {
     let (functions_at, _) = listeners.addresses()?;
     let config = &control.config;
-    let metrics = Metrics::new(runner.clone(), control.inference.clone());
+    let metrics = Metrics::new(
+        runner.clone(),
+        control.registry.clone(),
+        control.inference.clone(),
+    );
     Ok(Service {
         role: match listeners.admin {
             Some(_) => Role::Functions,

@@ -1,6 +1,6 @@
 //! Every metric name of the node, in one place. Units are in the names; no label has a value that a client chooses.
 
-use crate::sandbox::Runner;
+use crate::sandbox::{Registry as Functions, Runner};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder, NoLabelSet,
@@ -46,7 +46,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(runner: Arc<Runner>, inference: Inference) -> Self {
+    pub(crate) fn new(
+        runner: Arc<Runner>,
+        functions: Arc<Functions>,
+        inference: Inference,
+    ) -> Self {
         let mut registry = Registry::with_prefix("shoal");
         let requests = Family::default();
         registry.register(
@@ -95,7 +99,11 @@ impl Metrics {
             "Connections and streams that a bug of ours ended",
             panics.clone(),
         );
-        registry.register_collector(Box::new(Snapshot { runner, inference }));
+        registry.register_collector(Box::new(Snapshot {
+            runner,
+            functions,
+            inference,
+        }));
         Self {
             registry,
             requests,
@@ -148,6 +156,7 @@ impl Metrics {
 /// What others count, read when somebody asks.
 struct Snapshot {
     runner: Arc<Runner>,
+    functions: Arc<Functions>,
     inference: Inference,
 }
 
@@ -182,6 +191,12 @@ impl Snapshot {
             "guests_moved",
             "Guests moved to the background pool",
             moved,
+        )?;
+        counter(
+            to,
+            "canaries_failed",
+            "Versions on trial that failed more than canary_error_points_max allows",
+            self.functions.canaries_failed(),
         )
     }
 

@@ -59,6 +59,7 @@ fn control(error: &ControlError) -> ErrorShape {
                 Thing::Project => "project_not_found",
                 Thing::Function => "function_not_found",
                 Thing::Version => "version_not_found",
+                Thing::Canary => "canary_not_found",
                 Thing::Model => "model_not_found",
                 Thing::Key => "key_not_found",
             };
@@ -66,6 +67,7 @@ fn control(error: &ControlError) -> ErrorShape {
         }
         ControlError::Exists { .. } => wrong(StatusCode::CONFLICT, "already_exists", Some("name")),
         ControlError::EgressLimit { .. } => bad("egress_limit", "egress"),
+        ControlError::CanaryAlone => bad("canary_alone", "canary"),
         ControlError::UnknownModel(_) => bad("model_not_found", "models"),
         ControlError::ModelInUse { .. } => wrong(StatusCode::CONFLICT, "model_in_use", None),
         ControlError::LastAdminKey => wrong(StatusCode::CONFLICT, "last_admin_key", None),

@@ -2,13 +2,14 @@
 
 use super::extract::{File, InProject, Json, Named, Parameters, read_body};
 use super::{ApiError, ApiState, json};
-use crate::control::{Deploy, Deployed, VersionRow};
+use crate::control::{CanaryRow, Deploy, Deployed, RolledBack, VersionRow};
 use crate::egress::HostRuleError;
-use crate::sandbox::Grants;
+use crate::sandbox::{Findings, Grants};
 use crate::tenancy::Caller;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use utoipa::{IntoParams, ToSchema};
 
 /// A function and its live version.
@@ -21,6 +22,46 @@ pub(super) struct Function {
     /// Unix seconds.
     created_at: u64,
     live: Version,
+    /// The version on trial, which gets a part of the calls.
+    canary: Option<Canary>,
+    /// The last version that was taken away because its trial failed, until another is deployed.
+    rolled_back: Option<Failed>,
+}
+
+/// A version on trial.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Canary {
+    /// Its share of the calls. A caller stays with one version: by key, or where none is asked for, by address.
+    #[schema(minimum = 1, maximum = 99)]
+    percent: u8,
+    version: Version,
+    /// What this node has seen of it.
+    #[serde(flatten)]
+    seen: Seen,
+}
+
+/// A version whose trial failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Failed {
+    version: u32,
+    /// What it failed by.
+    #[serde(flatten)]
+    seen: Seen,
+    /// Unix seconds.
+    at: u64,
+}
+
+/// The newest calls of a version on trial and of the live one.
+#[derive(Debug, Serialize, ToSchema)]
+struct Seen {
+    /// Calls of the version on trial.
+    calls: u32,
+    /// Of those, the ones answered with 5xx, or not to their end.
+    failed: u32,
+    /// Calls of the live version.
+    live_calls: u32,
+    /// Of those, the ones that failed.
+    live_failed: u32,
 }
 
 /// One version of a function.
@@ -71,13 +112,25 @@ pub(super) struct DeployParameters {
     /// Whether anybody may call it, without a key; its project pays.
     #[serde(default)]
     public: bool,
+    /// Percent of the calls that it gets beside the live version, on trial. Default: it is live, and gets all.
+    #[param(minimum = 1, maximum = 99)]
+    canary: Option<u8>,
+}
+
+/// What to give the version on trial.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Promotion {
+    /// Percent of the calls. Default: all, which makes it live.
+    #[schema(minimum = 1, maximum = 100)]
+    percent: Option<u8>,
 }
 
 /// Where to go back to.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollback {
-    /// Which version. Default: the newest that is older than the live one.
+    /// Which version. Default: while one is on trial, the live one; else the newest that is older than the live one.
     version: Option<u32>,
 }
 
@@ -111,15 +164,78 @@ fn listed(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Function {
-    fn of(project: &str, deployed: Deployed) -> Self {
+    fn of(project: &str, deployed: Deployed, state: &ApiState) -> Self {
+        let Deployed { name, row } = deployed;
+        let registry = &state.control.registry;
+        let seen = || {
+            let serving = registry.serving(&format!("{project}/{name}"));
+            serving.and_then(|serving| Some(serving.trial()?.findings()))
+        };
         Self {
-            path: format!("/f/{project}/{}/", deployed.name),
-            name: deployed.name,
+            path: format!("/f/{project}/{name}/"),
             project: project.to_owned(),
-            created_at: deployed.row.created_at,
-            live: deployed.row.live.into(),
+            created_at: row.created_at,
+            live: row.live.into(),
+            canary: row
+                .canary
+                .map(|canary| Canary::of(canary, seen().unwrap_or_default())),
+            rolled_back: row.rolled_back.map(Failed::from),
+            name,
         }
     }
+}
+
+impl Canary {
+    fn of(row: CanaryRow, seen: Findings) -> Self {
+        Self {
+            percent: row.percent,
+            version: row.version.into(),
+            seen: seen.into(),
+        }
+    }
+}
+
+impl From<RolledBack> for Failed {
+    fn from(row: RolledBack) -> Self {
+        Self {
+            version: row.number,
+            seen: row.findings.into(),
+            at: row.at,
+        }
+    }
+}
+
+impl From<Findings> for Seen {
+    fn from(findings: Findings) -> Self {
+        let Findings {
+            calls,
+            failed,
+            live_calls,
+            live_failed,
+        } = findings;
+        Self {
+            calls,
+            failed,
+            live_calls,
+            live_failed,
+        }
+    }
+}
+
+/// A share of the calls, if there can be one.
+fn percent(
+    value: Option<u8>,
+    allowed: RangeInclusive<u8>,
+    param: &'static str,
+) -> Result<Option<u8>, ApiError> {
+    if value.is_none_or(|value| allowed.contains(&value)) {
+        return Ok(value);
+    }
+    let (first, last) = allowed.into_inner();
+    Err(ApiError::Invalid {
+        param,
+        why: format!("must be {first} to {last} percent of the calls"),
+    })
 }
 
 impl From<VersionRow> for Version {
@@ -146,7 +262,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let functions = state.control.functions(project.tenant.id).await?;
     let data = functions.into_iter();
-    let data = data.map(|deployed| Function::of(&project.name, deployed));
+    let data = data.map(|deployed| Function::of(&project.name, deployed, &state));
     Ok(json(&Functions {
         data: data.collect(),
     }))
@@ -161,7 +277,7 @@ pub(super) async fn show(
     Named(name): Named,
 ) -> Result<Response, ApiError> {
     let deployed = state.control.function(project.tenant.id, &name).await?;
-    Ok(json(&Function::of(&project.name, deployed)))
+    Ok(json(&Function::of(&project.name, deployed, &state)))
 }
 
 /// Deletes a function and all its versions. Calls that run now are answered.
@@ -195,7 +311,7 @@ pub(super) async fn versions(
     }))
 }
 
-/// Deploys a new version, live when this answers. The body is the component.
+/// Deploys a new version, live (or on trial) when this answers. The body is the component.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/functions/{name}/versions", tag = "Functions",
     params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"), DeployParameters),
     request_body(content = File, content_type = "application/wasm"), responses((status = 200, body = Function)))]
@@ -210,15 +326,17 @@ pub(super) async fn deploy(
     let limit = state.control.config.component_bytes_max;
     let wasm = read_body(request, limit, "component_bytes_max").await?;
     let grants = parameters.grants()?;
+    let canary = percent(parameters.canary, 1..=99, "canary")?;
     let deploy = Deploy {
         project: project.clone(),
         function,
         wasm,
         grants,
+        canary,
         by: caller.key().cloned(),
     };
     let deployed = state.control.deploy(deploy).await?;
-    Ok(json(&Function::of(&project.name, deployed)))
+    Ok(json(&Function::of(&project.name, deployed, &state)))
 }
 
 /// Makes another version live.
@@ -236,5 +354,21 @@ pub(super) async fn rollback(
         .control
         .rollback(tenant, &name, wanted.version)
         .await?;
-    Ok(json(&Function::of(&project.name, deployed)))
+    Ok(json(&Function::of(&project.name, deployed, &state)))
+}
+
+/// Gives the version on trial more of the calls, or fewer; with all of them it is live.
+#[utoipa::path(post, path = "/api/v1/projects/{project}/functions/{name}/promote", tag = "Functions",
+    params(("project" = String, Path), ("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")), request_body = Promotion,
+    responses((status = 200, body = Function)))]
+pub(super) async fn promote(
+    State(state): State<ApiState>,
+    InProject(project): InProject,
+    Named(name): Named,
+    Json(wanted): Json<Promotion>,
+) -> Result<Response, ApiError> {
+    let tenant = project.tenant.id;
+    let percent = percent(wanted.percent, 1..=100, "percent")?.unwrap_or(100);
+    let deployed = state.control.promote(tenant, &name, percent).await?;
+    Ok(json(&Function::of(&project.name, deployed, &state)))
 }

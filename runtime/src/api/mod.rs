@@ -128,6 +128,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(functions::show, functions::delete))
         .routes(routes!(functions::versions, functions::deploy))
         .routes(routes!(functions::rollback))
+        .routes(routes!(functions::promote))
         .routes(routes!(logs::logs))
         .routes(routes!(models::list))
         .routes(routes!(models::show, models::add, models::remove))

@@ -28,6 +28,9 @@ pub(super) struct Deploy {
     /// Let anybody call it without a key; the project pays
     #[arg(long)]
     public: bool,
+    /// Put it on trial beside the live version, with so many percent of the calls; taken away by itself if it fails
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
+    canary: Option<u8>,
     #[command(flatten)]
     project: InProject,
     #[command(flatten)]
@@ -49,14 +52,21 @@ impl Deploy {
         let version = self.version()?;
         block_on(async {
             let (client, project) = self.project.resolve().await?;
-            let function = version.deploy(&client, &project).await?;
+            let function = version.deploy(&client, &project, self.canary).await?;
             let at = client.functions_url().await?;
             self.output.one(&function, |function| {
                 let path = function["path"].as_str().unwrap_or_default();
-                format!(
-                    "{}: version {} is live at {at}{path}",
-                    version.name, function["live"]["version"]
-                )
+                let (name, canary) = (&version.name, &function["canary"]);
+                match self.canary {
+                    Some(percent) => format!(
+                        "{name}: version {} gets {percent} % of the calls of {at}{path}",
+                        canary["version"]["version"]
+                    ),
+                    None => format!(
+                        "{name}: version {} is live at {at}{path}",
+                        function["live"]["version"]
+                    ),
+                }
             });
             Ok(())
         })
@@ -111,17 +121,23 @@ impl Version {
         }
     }
 
-    /// Deploys it; the function as the node describes it.
+    /// Deploys it, live or with so many percent of the calls; the function as the node describes it.
     ///
     /// # Errors
     /// The component cannot be read, or the node refuses.
-    pub(super) async fn deploy(&self, client: &Client, project: &str) -> anyhow::Result<Value> {
+    pub(super) async fn deploy(
+        &self,
+        client: &Client,
+        project: &str,
+        canary: Option<u8>,
+    ) -> anyhow::Result<Value> {
         let file = self.component.display();
         let wasm = std::fs::read(&self.component).with_context(|| format!("reading {file}"))?;
         ensure!(!wasm.is_empty(), "{file} is empty");
         let hosts: Vec<String> = self.egress.iter().map(HostRule::to_string).collect();
+        let canary = canary.map_or_else(String::new, |percent| format!("&canary={percent}"));
         let path = format!(
-            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}",
+            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}{canary}",
             self.name,
             self.models.join(","),
             hosts.join(","),

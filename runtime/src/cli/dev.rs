@@ -159,7 +159,7 @@ async fn develop(
 async fn round(folder: &Path, client: &Client) -> anyhow::Result<(String, u64)> {
     let at = folder.to_owned();
     let version = spawn_blocking(move || Version::of_project(&at)).await??;
-    let function = version.deploy(client, PROJECT).await?;
+    let function = version.deploy(client, PROJECT, None).await?;
     let number = function["live"]["version"].as_u64().unwrap_or_default();
     Ok((version.name, number))
 }

@@ -3,9 +3,9 @@
 use super::client::{InProject, block_on};
 use super::table::{Column, Output, data, text, time};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// Lists, shows, rolls back and deletes functions.
+/// Lists, shows, promotes, rolls back and deletes functions.
 #[derive(Debug, clap::Args)]
 pub(super) struct Functions {
     #[command(subcommand)]
@@ -20,7 +20,15 @@ enum Command {
     Show(Named),
     /// The versions that are kept of a function
     Versions(Named),
-    /// Make another version live: by default the newest that is older
+    /// Give the version on trial more of the calls: by default all, which makes it live
+    Promote {
+        #[command(flatten)]
+        named: Named,
+        /// Percent of the calls
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100), default_value_t = 100)]
+        percent: u8,
+    },
+    /// Make another version live: by default the newest that is older; while one is on trial, end the trial
     Rollback {
         #[command(flatten)]
         named: Named,
@@ -48,12 +56,13 @@ struct Named {
     of: Of,
 }
 
-const FUNCTION: [Column; 6] = [
+const FUNCTION: [Column; 7] = [
     ("NAME", |row| text(&row["name"])),
     ("VERSION", |row| text(&row["live"]["version"])),
     ("MODELS", |row| text(&row["live"]["models"])),
     ("PUBLIC", |row| text(&row["live"]["public"])),
     ("DEPLOYED", |row| time(&row["live"]["created_at"])),
+    ("CANARY", canary),
     ("PATH", |row| text(&row["path"])),
 ];
 
@@ -95,6 +104,19 @@ impl Command {
                     .await?;
                 of.output.rows(&versions, data(&versions), &VERSION);
             }
+            Self::Promote { named, percent } => {
+                let Named { name, of } = named;
+                let (client, project) = of.project.resolve().await?;
+                let path = format!("{}/promote", at(&project, &name));
+                let function = client.post(&path, &json!({ "percent": percent })).await?;
+                of.output.one(&function, |function| match percent {
+                    100 => format!("{name}: version {} is live", function["live"]["version"]),
+                    _ => format!(
+                        "{name}: version {} gets {percent} % of the calls",
+                        function["canary"]["version"]["version"]
+                    ),
+                });
+            }
             Self::Rollback { named, version } => {
                 let Named { name, of } = named;
                 let (client, project) = of.project.resolve().await?;
@@ -111,6 +133,25 @@ impl Command {
             }
         }
         Ok(())
+    }
+}
+
+/// Which version is on trial and how it goes, or which one failed.
+fn canary(function: &Value) -> String {
+    let of = |seen: &Value| {
+        format!(
+            "{} of {} failed, live {} of {}",
+            seen["failed"], seen["calls"], seen["live_failed"], seen["live_calls"]
+        )
+    };
+    let (canary, failed) = (&function["canary"], &function["rolled_back"]);
+    if !canary.is_null() {
+        let (version, percent) = (&canary["version"]["version"], &canary["percent"]);
+        format!("{version} at {percent} %: {}", of(canary))
+    } else if !failed.is_null() {
+        format!("{} rolled back: {}", failed["version"], of(failed))
+    } else {
+        String::new()
     }
 }
 

@@ -176,6 +176,11 @@ keys! {
     tenant_functions_max: usize = 1_000, 1..=1_000_000;
     /// Versions kept of one function, the live one included; older ones go with the next deploy.
     function_versions_max: usize = 20, 1..=500;
+    /// Newest calls of a canary, and of the live version, that its failures are counted over.
+    canary_calls: usize = 100, 1..=1 << 16;
+    /// Points of a hundred by which a canary's share of failures (5xx) may be above the live version's; one more, and it
+    /// gets no calls any more.
+    canary_error_points_max: u32 = 5, 0..=100;
     /// Projects of the node.
     projects_max: usize = 10_000, 1..=1_000_000;
     /// Keys of one project, and admin keys of the node.

@@ -105,7 +105,7 @@ async fn put(control: &Control, row: Row) {
         Kind::Function => {
             let project = control.directory.project(*tenant);
             if let (Some(function), Some(project)) = (decode::<FunctionRow>(&row), project) {
-                put_function(control, &project, name, function.live);
+                put_function(control, &project, name, function);
             }
         }
         Kind::Model => {
@@ -118,14 +118,29 @@ async fn put(control: &Control, row: Row) {
     }
 }
 
-fn put_function(control: &Control, project: &Project, name: &str, live: VersionRow) {
-    let (blobs, component) = (control.blobs.clone(), live.component);
-    control.registry.put(FunctionVersion {
+fn put_function(control: &Control, project: &Project, name: &str, function: FunctionRow) {
+    let canary = function.canary.map(|canary| {
+        let version = function_version(control, project, name, canary.version);
+        (version, canary.percent)
+    });
+    let live = function_version(control, project, name, function.live);
+    control.registry.put_with(live, canary);
+}
+
+fn function_version(
+    control: &Control,
+    project: &Project,
+    name: &str,
+    version: VersionRow,
+) -> FunctionVersion {
+    let (blobs, component) = (control.blobs.clone(), version.component);
+    FunctionVersion {
         project: project.name.clone(),
         name: name.into(),
         tenant: project.tenant.clone(),
+        number: version.number,
         component: component.into(),
-        grants: live.grants,
+        grants: version.grants,
         wasm: Arc::new(move || {
             let blobs = blobs.clone();
             Box::pin(async move {
@@ -133,7 +148,7 @@ fn put_function(control: &Control, project: &Project, name: &str, live: VersionR
                 wasm.context("a component is not among the blobs")
             })
         }),
-    });
+    }
 }
 
 /// Loads a model that is not loaded. One that cannot be is left out: calls of it are answered, and the node serves the rest.

@@ -13,6 +13,7 @@ pub(crate) enum Thing {
     Project,
     Function,
     Version,
+    Canary,
     Model,
     Key,
 }
@@ -23,6 +24,7 @@ impl fmt::Display for Thing {
             Self::Project => "project",
             Self::Function => "function",
             Self::Version => "version",
+            Self::Canary => "canary",
             Self::Model => "model",
             Self::Key => "key",
         })
@@ -56,6 +58,9 @@ pub(crate) enum ControlError {
     /// More hosts than a function may be granted.
     #[error("egress: at most {limit} hosts can be granted (function_egress_hosts_max)")]
     EgressLimit { limit: usize },
+    /// A canary without a live version.
+    #[error("canary: function has no live version that it could run beside: deploy without it")]
+    CanaryAlone,
     /// A grant of a model that the node does not have.
     #[error("models: no model {0:?} on this node")]
     UnknownModel(String),

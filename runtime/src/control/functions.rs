@@ -2,7 +2,7 @@
 
 use super::error::Thing;
 use super::garbage::Unnamed;
-use super::rows::{FunctionRow, VersionRow, decode, encode, function_key, version_key};
+use super::rows::{CanaryRow, FunctionRow, VersionRow, decode, encode, function_key, version_key};
 use super::{Control, ControlError};
 use crate::sandbox::{Grants, check_name};
 use crate::store::{Check, Digest, Kind, Listing, Op, Revision, Row, Store as _};
@@ -20,6 +20,8 @@ pub(crate) struct Deploy {
     pub(crate) function: String,
     pub(crate) wasm: Bytes,
     pub(crate) grants: Grants,
+    /// Percent of the calls, 1 to 99, that it gets beside the live version; `None`: it is live, and gets all.
+    pub(crate) canary: Option<u8>,
     /// Who deploys.
     pub(crate) by: Option<KeyId>,
 }
@@ -32,7 +34,7 @@ pub(crate) struct Deployed {
 }
 
 impl Control {
-    /// Makes a new version live. Whatever a component can be refused for is found before anything is kept; the version that
+    /// Makes a new version live, or puts it on trial. Whatever a component can be refused for is found before anything is kept; the version that
     /// is live meanwhile stays so.
     pub(crate) async fn deploy(&self, deploy: Deploy) -> Result<Deployed, ControlError> {
         let Deploy {
@@ -40,34 +42,22 @@ impl Control {
             function,
             wasm,
             grants,
+            canary,
             by,
         } = deploy;
         check_name("function", &function)?;
-        let limit = self.config.function_egress_hosts_max;
-        if grants.egress.len() > limit {
-            return Err(ControlError::EgressLimit { limit });
-        }
-        if let Some(unknown) = grants
-            .models
-            .iter()
-            .find(|model| self.inference.model(model).is_none())
-        {
-            return Err(ControlError::UnknownModel(unknown.clone()));
-        }
+        self.check_grants(&grants)?;
         let tenant = project.tenant.id;
         // Asked again when it is this deploy's turn; here it saves a compile.
-        if self.read_function(tenant, &function).await?.is_none() {
-            self.check_room(tenant).await?;
-        }
+        let before = self.read_function(tenant, &function).await?;
+        self.check_place(tenant, before.as_ref(), canary).await?;
         let unnamed = Unnamed::of(self);
         let component = self.components.prepare(tenant, wasm.clone()).await?;
 
         // In this order: who waits for a tenant's turn must not keep the search for garbage, and all who wait for it, waiting.
         let _writer = self.writer(tenant).await;
         let before = self.read_function(tenant, &function).await?;
-        if before.is_none() {
-            self.check_room(tenant).await?;
-        }
+        self.check_place(tenant, before.as_ref(), canary).await?;
         let _putting = self.putting.read().await;
         // Mapped just now, unless a search came in between.
         let code = std::future::ready(anyhow::Ok(wasm.clone()));
@@ -76,7 +66,7 @@ impl Control {
         let component = self.blobs.put(wasm).await?;
         let now = unix_seconds();
         let number = before.as_ref().map_or(0, |(_, row)| row.latest) + 1;
-        let live = VersionRow {
+        let version = VersionRow {
             number,
             component,
             bytes,
@@ -84,16 +74,25 @@ impl Control {
             created_at: now,
             created_by: by,
         };
-        let row = FunctionRow {
-            latest: number,
-            created_at: before.as_ref().map_or(now, |(_, row)| row.created_at),
-            live,
-        };
         let mut ops = self.too_old(tenant, &function).await?;
         ops.push(Op::Put(
             version_key(tenant, &function, number),
-            encode(&row.live),
+            encode(&version),
         ));
+        let created_at = before.as_ref().map_or(now, |(_, row)| row.created_at);
+        let (live, canary) = match (&before, canary) {
+            (Some((_, row)), Some(percent)) => {
+                (row.live.clone(), Some(CanaryRow { version, percent }))
+            }
+            _ => (version, None),
+        };
+        let row = FunctionRow {
+            live,
+            latest: number,
+            created_at,
+            canary,
+            rolled_back: None,
+        };
         self.put_function(tenant, &function, before, &row, ops)
             .await?;
         unnamed.named();
@@ -103,7 +102,8 @@ impl Control {
         })
     }
 
-    /// Makes another version live: the one of this number, or the newest that is older than the live one.
+    /// Makes another version live: the one of this number, or the newest that is older than the live one. A trial is over
+    /// with it; without a number nothing else happens where there is one.
     pub(crate) async fn rollback(
         &self,
         tenant: TenantId,
@@ -112,6 +112,16 @@ impl Control {
     ) -> Result<Deployed, ControlError> {
         let _writer = self.writer(tenant).await;
         let before = self.function_row(tenant, function).await?;
+        if number.is_none() && before.1.canary.is_some() {
+            let row = FunctionRow {
+                canary: None,
+                ..before.1.clone()
+            };
+            self.put_function(tenant, function, Some(before), &row, Vec::new())
+                .await?;
+            let name = function.to_owned();
+            return Ok(Deployed { name, row });
+        }
         let versions = self.versions(tenant, function).await?;
         let older = |version: &&VersionRow| match number {
             Some(number) => version.number == number,
@@ -125,6 +135,7 @@ impl Control {
             .await?;
         let row = FunctionRow {
             live,
+            canary: None,
             ..before.1.clone()
         };
         self.put_function(tenant, function, Some(before), &row, Vec::new())
@@ -202,7 +213,7 @@ impl Control {
         wasm.context("a component is not among the blobs")
     }
 
-    async fn function_row(
+    pub(super) async fn function_row(
         &self,
         tenant: TenantId,
         function: &str,
@@ -218,6 +229,32 @@ impl Control {
     ) -> Result<Option<(Revision, FunctionRow)>, ControlError> {
         let row = self.store.get(function_key(tenant, function)).await?;
         Ok(row.and_then(|row| Some((row.revision, decode(&row)?))))
+    }
+
+    fn check_grants(&self, grants: &Grants) -> Result<(), ControlError> {
+        let limit = self.config.function_egress_hosts_max;
+        if grants.egress.len() > limit {
+            return Err(ControlError::EgressLimit { limit });
+        }
+        let unknown = |model: &&String| self.inference.model(model).is_none();
+        match grants.models.iter().find(unknown) {
+            Some(model) => Err(ControlError::UnknownModel(model.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is room for a new function, or a live version for a canary to run beside.
+    async fn check_place(
+        &self,
+        tenant: TenantId,
+        before: Option<&(Revision, FunctionRow)>,
+        canary: Option<u8>,
+    ) -> Result<(), ControlError> {
+        match (before, canary) {
+            (Some(_), _) => Ok(()),
+            (None, Some(_)) => Err(ControlError::CanaryAlone),
+            (None, None) => self.check_room(tenant).await,
+        }
     }
 
     async fn check_room(&self, tenant: TenantId) -> Result<(), ControlError> {
@@ -244,7 +281,7 @@ impl Control {
             .collect())
     }
 
-    async fn put_function(
+    pub(super) async fn put_function(
         &self,
         tenant: TenantId,
         function: &str,

@@ -70,10 +70,12 @@ impl Control {
             // A row that cannot be read may name what looks like garbage.
             return Ok(());
         };
-        let lives = functions
-            .into_iter()
-            .map(|(tenant, function)| (tenant, function.live));
-        for (tenant, version) in versions.into_iter().chain(lives) {
+        let called = functions.into_iter().flat_map(|(tenant, function)| {
+            let canary = function.canary.map(|canary| canary.version);
+            let versions = std::iter::once(function.live).chain(canary);
+            versions.map(move |version| (tenant, version))
+        });
+        for (tenant, version) in versions.into_iter().chain(called) {
             blobs.insert(version.component);
             code.insert((tenant, version.component.into()));
         }

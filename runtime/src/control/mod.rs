@@ -6,6 +6,7 @@
 //! Knows no HTTP; `api` puts it on the wire.
 
 mod apply;
+mod canaries;
 mod error;
 mod functions;
 mod garbage;
@@ -15,10 +16,11 @@ mod rows;
 mod start;
 
 pub(crate) use apply::Applier;
+pub(crate) use canaries::watch as watch_canaries;
 pub(crate) use error::{ControlError, Thing};
 pub(crate) use functions::{Deploy, Deployed};
 pub(crate) use garbage::collect;
-pub(crate) use rows::{ModelRow, VersionRow};
+pub(crate) use rows::{CanaryRow, ModelRow, RolledBack, VersionRow};
 pub use start::Seed;
 
 use crate::config::Config;

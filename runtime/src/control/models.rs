@@ -67,12 +67,13 @@ impl Control {
         Ok(row)
     }
 
-    /// Removes a model that no live function is granted. Requests that run now are answered.
+    /// Removes a model that no function is granted, by its live version or by one on trial. Requests that run now are answered.
     pub(crate) async fn remove_model(&self, name: &str) -> Result<(), ControlError> {
         let _writer = self.writer(OPERATOR).await;
         self.model(name).await?;
         let mut users = self.registry.all();
         users.retain(|function| function.models.contains(name));
+        users.dedup_by(|a, b| (&a.project, &a.name) == (&b.project, &b.name));
         if let Some(function) = users.first() {
             return Err(ControlError::ModelInUse {
                 model: name.to_owned(),

@@ -1,7 +1,7 @@
 //! What the rows of the store hold: JSON, one type for each kind. A field that is added later needs a default, so that rows
 //! written before are still read.
 
-use crate::sandbox::Grants;
+use crate::sandbox::{Findings, Grants};
 use crate::store::{Digest, Kind, OPERATOR, Row, RowKey};
 use crate::tenancy::{KeyHash, KeyId};
 use serde::de::DeserializeOwned;
@@ -35,6 +35,29 @@ pub(crate) struct FunctionRow {
     pub(crate) latest: u32,
     /// Unix seconds.
     pub(crate) created_at: u64,
+    /// The version on trial beside the live one.
+    #[serde(default)]
+    pub(crate) canary: Option<CanaryRow>,
+    /// The last version whose trial failed, until another is deployed.
+    #[serde(default)]
+    pub(crate) rolled_back: Option<RolledBack>,
+}
+
+/// A version on trial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CanaryRow {
+    pub(crate) version: VersionRow,
+    /// Its share of the calls, 1 to 99.
+    pub(crate) percent: u8,
+}
+
+/// A version whose trial failed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct RolledBack {
+    pub(crate) number: u32,
+    pub(crate) findings: Findings,
+    /// Unix seconds.
+    pub(crate) at: u64,
 }
 
 /// One version of a function: what was deployed, and with which grants.

@@ -56,6 +56,7 @@ impl Control {
             function: source.name,
             wasm: Bytes::from_owner(source.wasm),
             grants: source.grants,
+            canary: None,
             by: None,
         };
         self.deploy(deploy).await.map(drop)

@@ -3,15 +3,14 @@
 
 use super::error::Error;
 use crate::api::bearer;
-use crate::sandbox::{Function, Registry};
+use crate::sandbox::{Chosen, Registry, Serving, Who};
 use crate::tenancy::{Access, Caller, Directory};
 use http::header::ORIGIN;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The function of this name (`project/name`), if whoever sent these headers may call it.
+/// The version of the function of this name (`project/name`) that is for whoever sent these headers, if they may call it.
 ///
 /// # Errors
 /// Without a key, the same for a function that asks for one and for none at all; with another project's key, the same as
@@ -21,19 +20,21 @@ pub(crate) fn admit(
     registry: &Registry,
     name: &str,
     headers: &HeaderMap,
-) -> Result<Arc<Function>, Error> {
-    let function = registry.get(name);
-    if directory.access() == Access::Open {
-        return function.ok_or(Error::UnknownFunction);
-    }
-    if let Some(function) = function.as_ref().filter(|function| function.public) {
-        return Ok(function.clone());
+    client: IpAddr,
+) -> Result<Chosen, Error> {
+    let serving = registry.serving(name);
+    // A canary may be more open than the live version, or less: it is not what is asked until it is live.
+    let is_public = |serving: &Serving| serving.live().public;
+    if directory.access() == Access::Open || serving.as_ref().is_some_and(is_public) {
+        let serving = serving.ok_or(Error::UnknownFunction)?;
+        return Ok(serving.choose(Who::Address(client)));
     }
     let key = bearer(headers).ok_or(Error::NoKey)?;
     match directory.caller(key).ok_or(Error::WrongKey)? {
-        Caller::Admin { .. } => Err(function.map_or(Error::UnknownFunction, |_| Error::AdminKey)),
-        Caller::Project { project, .. } => function
-            .filter(|function| function.tenant.id == project.tenant.id)
+        Caller::Admin { .. } => Err(serving.map_or(Error::UnknownFunction, |_| Error::AdminKey)),
+        Caller::Project { project, key } => serving
+            .filter(|serving| serving.live().tenant.id == project.tenant.id)
+            .map(|serving| serving.choose(Who::Key(key.as_str())))
             .ok_or(Error::UnknownFunction),
     }
 }

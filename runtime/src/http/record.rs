@@ -4,13 +4,13 @@
 use super::body::BodyVerdict;
 use crate::metrics::Metrics;
 use crate::sandbox::messages::Failure;
-use crate::sandbox::{Cpu, Function};
+use crate::sandbox::{Cpu, Function, Seat};
 use http::HeaderValue;
 use shoal_inference::Explanation;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -75,19 +75,18 @@ fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
 }
 
-const GONE: u8 = 0;
-const COMPLETE: u8 = 1;
-
 /// Shared by all that an invocation is made of; whoever is last writes it.
 pub(crate) struct Record {
     request_id: HeaderValue,
     function: Arc<Function>,
+    seat: Option<Seat>,
     began: Instant,
     metrics: Arc<Metrics>,
     pub(crate) inferred: Inferred,
     cpu: OnceLock<Cpu>,
     status: AtomicU16,
-    outcome: AtomicU8,
+    complete: AtomicBool,
+    failure: OnceLock<Failure>,
     verdict: AtomicU8,
     /// From the head of the request to the end of the answer.
     answered_ns: AtomicU64,
@@ -97,18 +96,21 @@ impl Record {
     pub(crate) fn new(
         request_id: HeaderValue,
         function: Arc<Function>,
+        seat: Option<Seat>,
         began: Instant,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
             request_id,
             function,
+            seat,
             began,
             metrics,
             inferred: Inferred::default(),
             cpu: OnceLock::new(),
             status: AtomicU16::new(0),
-            outcome: AtomicU8::new(GONE),
+            complete: AtomicBool::new(false),
+            failure: OnceLock::new(),
             verdict: AtomicU8::new(0),
             answered_ns: AtomicU64::new(0),
         })
@@ -156,25 +158,13 @@ impl Record {
 
     /// The answer was handed over whole.
     pub(crate) fn complete(&self) {
-        // A failure stays one.
-        let _ = self
-            .outcome
-            .compare_exchange(GONE, COMPLETE, Relaxed, Relaxed);
+        self.complete.store(true, Relaxed);
     }
 
     /// The guest failed.
     pub(crate) fn failed(&self, failure: Failure) {
-        let code = match failure {
-            Failure::Trap => 2,
-            Failure::Deadline => 3,
-            Failure::CpuLimit => 4,
-            Failure::NoResponse => 5,
-            Failure::Errored => 6,
-            Failure::Exhausted => 7,
-            Failure::Unavailable => 8,
-            Failure::CompilesBusy => 9,
-        };
-        self.outcome.store(code, Relaxed);
+        // What follows from a failure is not another.
+        let _ = self.failure.set(failure);
     }
 
     /// The answer is over, however it ended.
@@ -183,17 +173,33 @@ impl Record {
     }
 
     fn outcome(&self) -> &'static str {
-        match self.outcome.load(Relaxed) {
-            COMPLETE => "complete",
-            2 => "trap",
-            3 => "deadline",
-            4 => "cpu_limit",
-            5 => "no_response",
-            6 => "errored",
-            7 => "exhausted",
-            8 => "unavailable",
-            9 => "compiles_busy",
-            _ => "client_gone",
+        match self.failure.get() {
+            None if self.complete.load(Relaxed) => "complete",
+            None => "client_gone",
+            Some(Failure::Trap) => "trap",
+            Some(Failure::Deadline) => "deadline",
+            Some(Failure::CpuLimit) => "cpu_limit",
+            Some(Failure::NoResponse) => "no_response",
+            Some(Failure::Errored) => "errored",
+            Some(Failure::Exhausted) => "exhausted",
+            Some(Failure::Unavailable) => "unavailable",
+            Some(Failure::CompilesBusy) => "compiles_busy",
+        }
+    }
+
+    /// Whether the version that was called failed; `None` where this call tells nothing of it.
+    fn version_failed(&self) -> Option<bool> {
+        if self.verdict().is_some() {
+            // Its client did.
+            return None;
+        }
+        match (self.failure.get(), self.status.load(Relaxed)) {
+            // For want of room on the node, whichever version.
+            (Some(Failure::Exhausted | Failure::CompilesBusy), _) => None,
+            (Some(_), _) => Some(true),
+            // Its client went away before it answered.
+            (None, 0) => None,
+            (None, status) => Some(status >= 500),
         }
     }
 }
@@ -202,11 +208,15 @@ impl Drop for Record {
     fn drop(&mut self) {
         let (answered, cpu) = (self.answered_ns.load(Relaxed), self.cpu_used());
         self.metrics.invocation(Duration::from_nanos(answered), cpu);
+        if let (Some(seat), Some(failed)) = (&self.seat, self.version_failed()) {
+            seat.count(failed);
+        }
         tracing::info!(
             target: "shoal::invocation",
             request_id = self.request_id.to_str().unwrap_or_default(),
             project = &*self.function.project,
             function = &*self.function.name,
+            version = self.function.number,
             status = self.status.load(Relaxed),
             outcome = self.outcome(),
             duration_us = answered / 1_000,

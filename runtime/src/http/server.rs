@@ -291,10 +291,11 @@ async fn connection(
         permits,
         counted,
     } = handed;
-    if let Ok(stream) = TcpStream::from_std(stream) {
+    // Of one that is closed already, there is no address.
+    if let (Ok(client), Ok(stream)) = (stream.peer_addr(), TcpStream::from_std(stream)) {
         let respond = |request, deadline| {
             let service = service.clone();
-            async move { service.respond(request, &deadline).await }
+            async move { service.respond(request, client.ip(), &deadline).await }
         };
         let ended = serve(stream, limits, shutdown, respond).await;
         if ended.flooded {

@@ -12,7 +12,7 @@ use crate::api::Api;
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::sandbox::messages::{Failure, Start};
-use crate::sandbox::{Answer, Bound, Busy, Function, GuestBody, LogWriter, Registry, Runner};
+use crate::sandbox::{Answer, Bound, Busy, Chosen, GuestBody, LogWriter, Registry, Runner};
 use crate::shutdown::{Phase, Shutdown};
 use crate::tenancy::{Directory, KEY_PREFIX};
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use shoal_inference::Inference;
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,7 +55,7 @@ pub(crate) struct Service {
 
 /// What a request names.
 struct Target {
-    function: Arc<Function>,
+    chosen: Chosen,
     host: Authority,
     uri: Uri,
 }
@@ -83,16 +84,20 @@ impl RequestIds {
 impl Service {
     /// Answers one request. Never fails: what goes wrong is an answer too.
     ///
-    /// `deadline` is told until when the answer may be written.
+    /// `client` is who is at the other end of the connection; `deadline` is told until when the answer may be written.
     pub(crate) async fn respond(
         &self,
         request: Request<Incoming>,
+        client: IpAddr,
         deadline: &WriteDeadline,
     ) -> Response<AnswerBody> {
         deadline.set(None);
         let request_id = self.ids.next();
         let (answered, label) = match authority(&request) {
-            Ok(host) => self.route(request, host, &request_id, deadline).await,
+            Ok(host) => {
+                self.route(request, host, client, &request_id, deadline)
+                    .await
+            }
             Err(error) => (Err(error), "unknown"),
         };
         let mut response = answered.unwrap_or_else(|error| self.refuse(error));
@@ -106,6 +111,7 @@ impl Service {
         &self,
         request: Request<Incoming>,
         host: Authority,
+        client: IpAddr,
         request_id: &HeaderValue,
         deadline: &WriteDeadline,
     ) -> (Result<Response<AnswerBody>, Error>, &'static str) {
@@ -113,14 +119,10 @@ impl Service {
             Route::Function { key, rest, origin } => {
                 let key = key.into_owned();
                 let uri = guest_uri(rest, request.uri().query());
-                let answered = match admit(&self.directory, &self.registry, &key, request.headers())
-                {
-                    Ok(function) => {
-                        let target = Target {
-                            function,
-                            host,
-                            uri,
-                        };
+                let headers = request.headers();
+                let answered = match admit(&self.directory, &self.registry, &key, headers, client) {
+                    Ok(chosen) => {
+                        let target = Target { chosen, host, uri };
                         self.invoke(request, target, request_id, deadline).await
                     }
                     Err(error) => Err(error),
@@ -187,7 +189,7 @@ impl Service {
         let began = Instant::now();
         let deadline = began + self.invocation_timeout;
         write.set(Some(deadline));
-        let function = target.function;
+        let Chosen { function, seat } = target.chosen;
         let (parts, body) = request.into_parts();
         let start = Start {
             invocation: self.runner.next_id(),
@@ -200,6 +202,7 @@ impl Service {
         let record = Record::new(
             request_id.clone(),
             function.clone(),
+            seat,
             began,
             self.metrics.clone(),
         );

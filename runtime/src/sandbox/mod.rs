@@ -5,6 +5,7 @@
 mod answer;
 mod background;
 mod cache;
+mod canary;
 mod compile;
 mod compile_queue;
 mod components;
@@ -23,6 +24,7 @@ mod ticker;
 
 pub use answer::{Answer, BodyError, GuestBody, Streamed};
 pub use cache::{Code, CodeCache, CodeKey, Loaded};
+pub(crate) use canary::{Findings, Seat, Who};
 pub use compile::{CompileError, child as compile_child};
 pub use components::{ComponentStats, Components, Ready};
 pub use engine::{Allocator, Sandbox};
@@ -32,7 +34,7 @@ pub use invoke::{Cpu, Invocation};
 pub(crate) use logs::BESIDE_TEXT_BYTES_MAX;
 pub use logs::{Follower, Line, LogRing, LogWriter, Origin, Source};
 pub(crate) use messages::ComponentId;
-pub(crate) use registry::check_name;
+pub(crate) use registry::{Chosen, Serving, check_name};
 pub use registry::{
     Fetch, Function, FunctionSource, FunctionVersion, Grants, NAME_LEN_MAX, NameError, Registry,
 };

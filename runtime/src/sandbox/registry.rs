@@ -1,10 +1,12 @@
 //! Functions that can be called: `project/name` to what a request needs to know. A row here is small: code is mapped by
 //! `components` when somebody calls.
 
+use super::canary::{Failing, Findings, Seat, Side, Trial, TrialRule, Who};
 use super::engine::Sandbox;
 use super::guest::Tenant;
 use super::logs::{LogRing, Logs};
 use super::messages::ComponentId;
+use crate::config::Config;
 use crate::egress::{Egress, HostRule, Reach};
 use bytes::Bytes;
 use dashmap::{DashMap, Entry};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_host::nn::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Longest name of a project, a function or a model.
 pub const NAME_LEN_MAX: usize = 63;
@@ -53,6 +56,8 @@ pub struct FunctionVersion {
     pub name: Arc<str>,
     /// The project as the one who pays.
     pub tenant: Arc<Tenant>,
+    /// Which version it is; no other of this function has its number.
+    pub number: u32,
     /// Which component it is.
     pub component: ComponentId,
     /// What it may do.
@@ -61,12 +66,14 @@ pub struct FunctionVersion {
     pub wasm: Fetch,
 }
 
-/// A function that can be called. A request keeps the one it found, whatever is deployed meanwhile.
+/// A version of a function that can be called. A request keeps the one it found, whatever is deployed meanwhile.
 pub struct Function {
     /// The project it belongs to.
     pub project: Arc<str>,
     /// Its name within the project.
     pub name: Arc<str>,
+    /// Which version it is.
+    pub number: u32,
     /// Which component it is.
     pub component: ComponentId,
     /// What its guests write, of this version and those before.
@@ -76,6 +83,26 @@ pub struct Function {
     pub(crate) public: bool,
     pub(super) reach: Arc<Reach>,
     pub(super) wasm: Fetch,
+}
+
+/// What is called by one name: the live version, and maybe one on trial beside it.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    live: Arc<Function>,
+    /// The trial, and its share of the calls in percent.
+    trial: Option<(Arc<Trial>, u8)>,
+}
+
+/// The version that a call goes to, and where the call is counted.
+pub(crate) struct Chosen {
+    pub(crate) function: Arc<Function>,
+    pub(crate) seat: Option<Seat>,
+}
+
+/// A canary that failed its trial.
+pub(crate) struct FailedCanary {
+    pub(crate) function: Arc<Function>,
+    pub(crate) findings: Findings,
 }
 
 /// A name that could not stand in a URL and in a host name.
@@ -90,40 +117,110 @@ pub struct NameError {
 
 /// All functions of this process, by `project/name`.
 pub struct Registry {
-    functions: DashMap<Box<str>, Arc<Function>>,
+    functions: DashMap<Box<str>, Serving>,
     logs: Arc<Logs>,
     egress: Egress,
+    rule: TrialRule,
+    failing: Arc<Failing>,
+}
+
+impl Serving {
+    /// The version that is live, whose owner says who may call.
+    pub(crate) fn live(&self) -> &Arc<Function> {
+        &self.live
+    }
+
+    /// The trial of another version, if there is one.
+    pub(crate) fn trial(&self) -> Option<&Trial> {
+        self.trial.as_ref().map(|(trial, _)| &**trial)
+    }
+
+    /// The version that this caller gets.
+    pub(crate) fn choose(self, who: Who<'_>) -> Chosen {
+        let Some((trial, percent)) = self.trial else {
+            return Chosen {
+                function: self.live,
+                seat: None,
+            };
+        };
+        let (function, side) = if trial.takes(percent, who) {
+            (trial.canary.clone(), Side::Canary)
+        } else {
+            (self.live, Side::Live)
+        };
+        Chosen {
+            function,
+            seat: Some(Seat { trial, side }),
+        }
+    }
 }
 
 impl Registry {
     /// Without functions, for a sandbox that runs them.
-    pub fn new(sandbox: &Sandbox) -> Self {
+    pub fn new(sandbox: &Sandbox, config: &Config) -> Self {
         Self {
             functions: DashMap::new(),
             logs: sandbox.logs.clone(),
             egress: sandbox.egress.clone(),
+            rule: TrialRule {
+                calls: config.canary_calls,
+                points_max: config.canary_error_points_max,
+            },
+            failing: Arc::default(),
         }
     }
 
     /// Puts a version in the place of the one before it, if there is one. Each request sees one or the other.
-    pub fn put(&self, version: FunctionVersion) {
-        let key = format!("{}/{}", version.project, version.name);
+    pub fn put(&self, live: FunctionVersion) {
+        self.put_with(live, None);
+    }
+
+    /// The same, with another version on trial that gets so many percent of the calls.
+    pub(crate) fn put_with(&self, live: FunctionVersion, canary: Option<(FunctionVersion, u8)>) {
+        let key = format!("{}/{}", live.project, live.name);
         let entry = self.functions.entry(key.into());
-        let log = match &entry {
-            Entry::Occupied(old) => old.get().log.clone(),
-            Entry::Vacant(_) => self.logs.ring(),
+        let before = match &entry {
+            Entry::Occupied(before) => Some(before.get().clone()),
+            Entry::Vacant(_) => None,
         };
-        entry.insert(Arc::new(Function {
+        let log = match &before {
+            Some(before) => before.live.log.clone(),
+            None => self.logs.ring(),
+        };
+        let live = self.function(live, &log);
+        let trial = canary.map(|(canary, percent)| {
+            let goes_on = before
+                .and_then(|before| before.trial)
+                .map(|(trial, _)| trial);
+            let goes_on = goes_on
+                .filter(|trial| (trial.live, trial.canary.number) == (live.number, canary.number));
+            let trial = goes_on.unwrap_or_else(|| {
+                let canary = self.function(canary, &log);
+                Arc::new(Trial::new(
+                    live.number,
+                    canary,
+                    self.rule,
+                    self.failing.clone(),
+                ))
+            });
+            (trial, percent)
+        });
+        entry.insert(Serving { live, trial });
+    }
+
+    fn function(&self, version: FunctionVersion, log: &Arc<LogRing>) -> Arc<Function> {
+        Arc::new(Function {
             project: version.project,
             name: version.name,
+            number: version.number,
             component: version.component,
-            log,
+            log: log.clone(),
             tenant: version.tenant,
             models: version.grants.models,
             public: version.grants.public,
             reach: Arc::new(self.egress.reach(version.grants.egress)),
             wasm: version.wasm,
-        }));
+        })
     }
 
     /// Takes a function away, by `project/name`. Requests that found it before go on.
@@ -131,15 +228,45 @@ impl Registry {
         self.functions.remove(key);
     }
 
-    /// Finds a function by `project/name`.
+    /// The live version of a function, by `project/name`.
     pub fn get(&self, key: &str) -> Option<Arc<Function>> {
-        self.functions.get(key).map(|function| function.clone())
+        self.functions.get(key).map(|serving| serving.live.clone())
     }
 
-    /// Every function, in no order.
+    /// All that is called by `project/name`.
+    pub(crate) fn serving(&self, key: &str) -> Option<Serving> {
+        self.functions.get(key).map(|serving| serving.clone())
+    }
+
+    /// Every version that is called, in no order but that those of one function follow each other.
     pub(crate) fn all(&self) -> Vec<Arc<Function>> {
-        let all = self.functions.iter();
-        all.map(|function| function.value().clone()).collect()
+        let versions = self.functions.iter().flat_map(|serving| {
+            let canary = serving.trial().map(|trial| trial.canary.clone());
+            std::iter::once(serving.live.clone()).chain(canary)
+        });
+        versions.collect()
+    }
+
+    /// Waits until a canary fails.
+    pub(crate) async fn canary_fails(&self) {
+        self.failing.notify.notified().await;
+    }
+
+    /// Canaries that failed so far.
+    pub(crate) fn canaries_failed(&self) -> u64 {
+        self.failing.count.load(Relaxed)
+    }
+
+    /// Every canary that failed and has still its place.
+    pub(crate) fn failed_canaries(&self) -> Vec<FailedCanary> {
+        let failed = self.functions.iter().filter_map(|serving| {
+            let trial = serving.trial()?;
+            Some(FailedCanary {
+                findings: trial.failed()?,
+                function: trial.canary.clone(),
+            })
+        });
+        failed.collect()
     }
 }
 

@@ -204,7 +204,7 @@ async fn a_follower_wakes_up_for_a_line_of_a_guest_that_still_runs() {
 async fn a_log_outlives_a_version_and_ends_with_its_function() {
     let directory = tempfile::tempdir().unwrap();
     let components = components(&config(), directory.path());
-    let registry = Registry::new(components.sandbox());
+    let registry = Registry::new(components.sandbox(), &config());
     let tenant = Tenant::new(TenantId(1));
     let mut logs = Vec::new();
     for version in ["hello", "echo"] {

@@ -6,6 +6,7 @@
 )]
 
 mod cache;
+mod canary;
 mod client;
 mod command_line;
 mod components;

@@ -304,7 +304,7 @@ where
     let directory = private_directory();
     let components = Arc::new(components(&config, directory.path()));
     let runner = Arc::new(Runner::new(components.clone(), &config));
-    let registry = Registry::new(components.sandbox());
+    let registry = Registry::new(components.sandbox(), &config);
     let tenant = Tenant::new(TenantId(1));
     put(&registry, &components, &tenant, name, component(name)).await;
     let function = registry.get(&format!("acme/{name}")).unwrap();

@@ -136,6 +136,7 @@ pub(crate) async fn put(
         project: "acme".into(),
         name: name.into(),
         tenant: tenant.clone(),
+        number: 1,
         component: prepared.unwrap(),
         grants: Grants {
             models: BTreeSet::from(["digits".to_owned()]),
