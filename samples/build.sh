@@ -11,7 +11,7 @@ export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 target=wasm32-wasip2
-samples=(hello echo digits classify fanout proxy fixtures/probe) # folders under samples/; the last part names the component
+samples=(hello echo digits classify embed fanout proxy fixtures/probe) # folders under samples/; the last part names the component
 components=samples/components
 
 fail() {

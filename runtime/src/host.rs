@@ -4,7 +4,7 @@
 use crate::http::Record;
 use crate::sandbox::Function;
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
-use shoal_inference::{Error, Inference, ModelId, NamedTensor, Request};
+use shoal_inference::{EmbedRequest, Error, Inference, ModelId, NamedTensor, Request, Tensor};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -14,6 +14,19 @@ pub(crate) struct Host {
     pub(crate) inference: Inference,
     pub(crate) deadline: Instant,
     pub(crate) record: Arc<Record>,
+}
+
+impl Host {
+    /// Again, and here: a sandbox in another process could name a model that it never opened.
+    fn check(&self, model: ModelId) -> Result<(), Error> {
+        match self.inference.model_of(model) {
+            None => Err(Error::NotLoaded),
+            Some(model) if !self.function.models.contains(&model.name) => {
+                Err(Error::Invalid(OpenError::NotGranted.to_string()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 impl Infer for Host {
@@ -31,15 +44,7 @@ impl Infer for Host {
         model: ModelId,
         inputs: Vec<NamedTensor>,
     ) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
-        // Again, and here: a sandbox in another process could name a model that it never opened.
-        let refused = match self.inference.model_of(model) {
-            None => Some(Error::NotLoaded),
-            Some(model) if !self.function.models.contains(&model.name) => {
-                Some(Error::Invalid(OpenError::NotGranted.to_string()))
-            }
-            Some(_) => None,
-        };
-        if let Some(refused) = refused {
+        if let Err(refused) = self.check(model) {
             return Box::pin(std::future::ready(Err(refused)));
         }
         let request = Request {
@@ -53,6 +58,26 @@ impl Infer for Host {
             let reply = inference.submit(request).await?;
             record.inferred(&reply.explanation);
             Ok(reply.outputs)
+        })
+    }
+
+    fn embed(&self, model: ModelId, texts: Vec<String>) -> BoxFuture<Result<Tensor, Error>> {
+        if let Err(refused) = self.check(model) {
+            return Box::pin(std::future::ready(Err(refused)));
+        }
+        let request = EmbedRequest {
+            tenant: self.function.tenant.id,
+            model,
+            deadline: self.deadline,
+            texts,
+        };
+        let (inference, record) = (self.inference.clone(), self.record.clone());
+        Box::pin(async move {
+            let reply = inference.embed(request).await?;
+            for explanation in &reply.explanations {
+                record.inferred(explanation);
+            }
+            Ok(reply.vectors)
         })
     }
 }

@@ -4,18 +4,29 @@
 use crate::child::{self, Failure};
 use crate::config::Config;
 use anyhow::Context as _;
+use bytes::Bytes;
 use shoal_inference::ModelReport;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 use tempfile::NamedTempFile;
+
+/// A model as it is uploaded.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// An ONNX file.
+    pub onnx: Bytes,
+    /// Its `tokenizer.json`.
+    pub tokenizer: Option<Bytes>,
+}
 
 /// Why a model was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// More bytes than the limit.
-    #[error("model has {bytes} bytes, at most {limit} are allowed (model_bytes_max)")]
+    #[error("{what} has {bytes} bytes, at most {limit} are allowed ({what}_bytes_max)")]
     TooLarge {
+        /// Of which file.
+        what: &'static str,
         /// Its size.
         bytes: u64,
         /// The configured limit.
@@ -46,28 +57,34 @@ pub enum AdmitError {
 ///
 /// # Errors
 /// See [`AdmitError`]; each names what was expected and the limit.
-pub async fn check(config: &Config, onnx: &Arc<[u8]>) -> Result<ModelReport, AdmitError> {
-    let bytes = onnx.len() as u64;
-    let limit = config.model_bytes_max;
-    if bytes > limit {
-        return Err(AdmitError::TooLarge { bytes, limit });
+pub async fn check(config: &Config, files: &ModelFiles) -> Result<ModelReport, AdmitError> {
+    check_size("model", &files.onnx, config.model_bytes_max)?;
+    let file = write(files.onnx.clone()).await.map_err(AdmitError::Host)?;
+    let mut arguments = vec![
+        "check-model".into(),
+        file.path().into(),
+        "--model-bytes".into(),
+        config.model_bytes_max.to_string().into(),
+        "--tensor-bytes".into(),
+        config.inference.tensor_bytes_max.to_string().into(),
+    ];
+    let mut tokenizer_file = None;
+    if let Some(tokenizer) = &files.tokenizer {
+        check_size("tokenizer", tokenizer, config.tokenizer_bytes_max)?;
+        let file = write(tokenizer.clone()).await.map_err(AdmitError::Host)?;
+        arguments.extend(["--tokenizer".into(), file.path().into()]);
+        tokenizer_file = Some(file);
     }
-    let file = write(onnx.clone()).await.map_err(AdmitError::Host)?;
     let task = child::Task {
         binary: &config.compiler,
-        arguments: vec![
-            "check-model".into(),
-            file.path().into(),
-            "--model-bytes".into(),
-            limit.to_string().into(),
-            "--tensor-bytes".into(),
-            config.inference.tensor_bytes_max.to_string().into(),
-        ],
+        arguments,
         memory_bytes: config.model_check_memory_bytes_max,
         cpu_seconds: config.model_check_cpu_max.as_secs(),
         timeout: config.model_check_timeout,
     };
-    let report = child::run(task).await.map_err(|failure| match failure {
+    let report = child::run(task).await;
+    drop((file, tokenizer_file));
+    let report = report.map_err(|failure| match failure {
         Failure::Refused(words) => AdmitError::Refused(words),
         Failure::OverLimit => AdmitError::OverLimit {
             cpu: config.model_check_cpu_max,
@@ -81,11 +98,19 @@ pub async fn check(config: &Config, onnx: &Arc<[u8]>) -> Result<ModelReport, Adm
         .map_err(AdmitError::Host)
 }
 
+fn check_size(what: &'static str, file: &Bytes, limit: u64) -> Result<(), AdmitError> {
+    let bytes = file.len() as u64;
+    if bytes > limit {
+        return Err(AdmitError::TooLarge { what, bytes, limit });
+    }
+    Ok(())
+}
+
 /// A file that only this user can read, gone when it is dropped.
-async fn write(onnx: Arc<[u8]>) -> anyhow::Result<NamedTempFile> {
+async fn write(bytes: Bytes) -> anyhow::Result<NamedTempFile> {
     let write = move || {
         let mut file = tempfile::Builder::new().prefix("shoal-model-").tempfile()?;
-        file.write_all(&onnx)?;
+        file.write_all(&bytes)?;
         Ok::<_, std::io::Error>(file)
     };
     tokio::task::spawn_blocking(write)

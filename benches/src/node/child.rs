@@ -93,6 +93,7 @@ fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
             models: vec![ModelSource {
                 name: "digits".to_owned(),
                 onnx: Arc::from(DIGITS_ONNX),
+                tokenizer: None,
             }],
             functions: (0..spec.tenants).map(function).collect(),
         },

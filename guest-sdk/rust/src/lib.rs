@@ -15,6 +15,7 @@
 //! - [`Request`] and its [`Body`]: read whole, up to a limit, or in chunks as they come.
 //! - [`Response`]: whole, or streamed through a [`BodyWriter`].
 //! - [`Model`]: [`Tensor`]s in, [`Outputs`] out, over `wasi:nn`; many requests at once.
+//! - [`embed()`]: texts in, vectors out; the host splits texts into tokens.
 //! - [`Fetch`]: requests to other servers, those that the function was granted.
 //! - [`context()`]: whose function this is, and how long the request has.
 //! - [`log`]: lines for whoever runs the function, each with a level, over `wasi:logging`; what a function prints to stdout
@@ -28,6 +29,7 @@ use bindings::exports::wasi::http::incoming_handler::{IncomingRequest, ResponseO
 
 pub use body::{Body, BodyWriter};
 pub use context::{Context, context};
+pub use embeddings::embed;
 pub use error::Error;
 pub use fetch::{Fetch, FetchError, Fetched};
 pub use model::{ErrorCode, Model, ModelError, Outputs};
@@ -39,6 +41,7 @@ pub use tensor::{Element, Tensor, TensorError, TensorType};
 pub mod bindings;
 mod body;
 mod context;
+mod embeddings;
 mod error;
 mod fetch;
 pub mod log;

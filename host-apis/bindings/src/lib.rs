@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod context;
+pub mod embeddings;
 pub mod logging;
 pub mod many;
 pub mod nn;

@@ -9,7 +9,7 @@ use wasmtime_wasi_nn::Tensor;
 /// Requests of one call. Each takes some of the guest's handles.
 const REQUESTS_MAX: usize = 256;
 
-mod bindings {
+pub(crate) mod bindings {
     #![allow(
         missing_docs,
         unreachable_pub,
@@ -22,6 +22,7 @@ mod bindings {
         require_store_data_send: true,
         imports: {
             "shoal:inference/many.infer-many": async | trappable,
+            "shoal:inference/embeddings.embed": async | trappable,
             default: trappable,
         },
         with: {

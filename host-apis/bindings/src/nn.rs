@@ -4,12 +4,12 @@
 //! so both worlds speak of the same thing. Who the guest is, which models it was granted and when its time is up are bound
 //! into the [`Infer`] it was given; nothing a guest passes can name a tenant.
 
-use shoal_inference::{DType, Error, ModelId, NamedTensor, TensorError};
+use shoal_inference::{DType, Error, ModelId, NamedTensor, Tensor, TensorError};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
-use wasmtime_wasi_nn::Tensor;
+use wasmtime_wasi_nn::Tensor as HostTensor;
 use wasmtime_wasi_nn::wit::types::TensorType as HostType;
 
 pub(crate) mod bindings {
@@ -54,6 +54,9 @@ pub trait Infer: Send + Sync {
         model: ModelId,
         inputs: Vec<NamedTensor>,
     ) -> BoxFuture<Result<Vec<NamedTensor>, Error>>;
+
+    /// Makes vectors of texts: F32 `[texts, dimensions]`, in their order.
+    fn embed(&self, model: ModelId, texts: Vec<String>) -> BoxFuture<Result<Tensor, Error>>;
 }
 
 /// Why a model cannot be opened.
@@ -134,7 +137,7 @@ pub struct NnError {
 const ERROR_CHARS_MAX: usize = 500;
 
 /// What a tensor takes of host memory: its dimensions too, since nothing else bounds their number.
-fn host_bytes(tensor: &Tensor) -> u64 {
+fn host_bytes(tensor: &HostTensor) -> u64 {
     (size_of_val(tensor.dimensions.as_slice()) + tensor.data.len()) as u64
 }
 
@@ -150,7 +153,7 @@ impl NnView<'_> {
 
     /// Tensors live in host memory, outside the guest's own limit: over this one the guest is stopped, because the
     /// interface's constructor has no error to answer with.
-    fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<Tensor>> {
+    fn hold(&mut self, tensor: HostTensor) -> wasmtime::Result<Resource<HostTensor>> {
         let held = self.ctx.tensor_bytes_held + host_bytes(&tensor);
         wasmtime::ensure!(
             held <= self.ctx.tensor_bytes_max,
@@ -162,16 +165,21 @@ impl NnView<'_> {
         Ok(handle)
     }
 
-    fn release(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
+    fn release(&mut self, handle: Resource<HostTensor>) -> wasmtime::Result<HostTensor> {
         let tensor = self.table.delete(handle)?;
         self.ctx.tensor_bytes_held -= host_bytes(&tensor);
         Ok(tensor)
     }
 
+    /// Who answers.
+    pub(crate) fn host(&self) -> Arc<dyn Infer> {
+        self.ctx.host.clone()
+    }
+
     /// Takes every input out of the table, valid or not, so that no handle outlives the call; then checks them all.
     pub(crate) fn take_inputs(
         &mut self,
-        inputs: Vec<(String, Resource<Tensor>)>,
+        inputs: Vec<(String, Resource<HostTensor>)>,
     ) -> wasmtime::Result<Result<Vec<NamedTensor>, TensorError>> {
         let mut taken = Vec::with_capacity(inputs.len());
         for (name, handle) in inputs {
@@ -180,7 +188,7 @@ impl NnView<'_> {
         Ok(taken
             .into_iter()
             .map(|(name, t)| {
-                let tensor = shoal_inference::Tensor::new(dtype(t.ty), t.dimensions, t.data)?;
+                let tensor = Tensor::new(dtype(t.ty), t.dimensions, t.data)?;
                 Ok((name, tensor))
             })
             .collect())
@@ -200,7 +208,7 @@ impl NnView<'_> {
     pub(crate) fn answer(
         &mut self,
         outcome: Result<Vec<NamedTensor>, Error>,
-    ) -> Answer<Vec<(String, Resource<Tensor>)>> {
+    ) -> Answer<Vec<(String, Resource<HostTensor>)>> {
         let outputs = match outcome {
             Ok(outputs) => outputs,
             Err(why) => return self.refuse(error_code(&why), why),
@@ -208,7 +216,10 @@ impl NnView<'_> {
         let mut held = Vec::with_capacity(outputs.len());
         for (name, output) in outputs {
             let (dtype, dims, data) = output.into_parts();
-            held.push((name, self.hold(Tensor::new(dims, host_type(dtype), data))?));
+            held.push((
+                name,
+                self.hold(HostTensor::new(dims, host_type(dtype), data))?,
+            ));
         }
         Ok(Ok(held))
     }
@@ -256,8 +267,8 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
     async fn compute(
         &mut self,
         context: Resource<ExecutionContext>,
-        inputs: Vec<(String, Resource<Tensor>)>,
-    ) -> Answer<Vec<(String, Resource<Tensor>)>> {
+        inputs: Vec<(String, Resource<HostTensor>)>,
+    ) -> Answer<Vec<(String, Resource<HostTensor>)>> {
         let inputs = match self.take_inputs(inputs)? {
             Ok(inputs) => inputs,
             Err(why) => return self.refuse(tensor_code(&why), why),
@@ -282,23 +293,23 @@ impl tensor::HostTensor for NnView<'_> {
         dims: Vec<u32>,
         ty: tensor::TensorType,
         data: Vec<u8>,
-    ) -> wasmtime::Result<Resource<Tensor>> {
-        self.hold(Tensor::new(dims, from_guest(ty), data))
+    ) -> wasmtime::Result<Resource<HostTensor>> {
+        self.hold(HostTensor::new(dims, from_guest(ty), data))
     }
 
-    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
+    fn dimensions(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<Vec<u32>> {
         Ok(self.table.get(&tensor)?.dimensions.clone())
     }
 
-    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<tensor::TensorType> {
+    fn ty(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<tensor::TensorType> {
         Ok(to_guest(self.table.get(&tensor)?.ty))
     }
 
-    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
+    fn data(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<Vec<u8>> {
         Ok(self.table.get(&tensor)?.data.clone())
     }
 
-    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+    fn drop(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<()> {
         self.release(tensor)?;
         Ok(())
     }
@@ -321,7 +332,7 @@ impl errors::HostError for NnView<'_> {
     }
 }
 
-fn open_code(error: OpenError) -> ErrorCode {
+pub(crate) fn open_code(error: OpenError) -> ErrorCode {
     match error {
         OpenError::Unknown => ErrorCode::NotFound,
         OpenError::NotGranted => ErrorCode::Security,
@@ -344,7 +355,7 @@ pub fn error_code(error: &Error) -> ErrorCode {
         Error::Invalid(_) => ErrorCode::InvalidArgument,
         Error::NotLoaded => ErrorCode::NotFound,
         Error::Tensor(error) => tensor_code(error),
-        Error::TooManyRows { .. } => ErrorCode::TooLarge,
+        Error::TooManyRows { .. } | Error::TooMuchText(_) => ErrorCode::TooLarge,
         Error::QueueFull { .. } | Error::DeadlineExceeded => ErrorCode::Timeout,
         Error::Device | Error::Stopped => ErrorCode::RuntimeError,
     }

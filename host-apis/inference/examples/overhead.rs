@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let digits = ModelSource {
         name: "digits".to_owned(),
         onnx: digits.into(),
+        tokenizer: None,
     };
     let device = AnyDevice::from(CpuDevice::new(NonZeroUsize::MIN)?);
     let (inference, engine) = Inference::new(Config::default(), vec![device])?;

@@ -19,6 +19,10 @@ pub struct Config {
     pub models_max: usize,
     /// Most bytes of one tensor, 1 to 4 GiB. Also bounds the input bytes of a batch of several requests.
     pub tensor_bytes_max: u64,
+    /// Most texts of one request, 1 to 65,536.
+    pub texts_max: usize,
+    /// Most bytes of one text, 1 to 1 MiB.
+    pub text_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -31,6 +35,8 @@ impl Default for Config {
             requests_max: 16_384,
             models_max: 256,
             tensor_bytes_max: 64 << 20,
+            texts_max: 256,
+            text_bytes_max: 8 << 10,
         }
     }
 }
@@ -65,6 +71,8 @@ impl Config {
         between("requests_max", self.requests_max as u64, 1, 1 << 20)?;
         between("models_max", self.models_max as u64, 1, 4_096)?;
         between("tensor_bytes_max", self.tensor_bytes_max, 1, 4 << 30)?;
+        between("texts_max", self.texts_max as u64, 1, 65_536)?;
+        between("text_bytes_max", self.text_bytes_max as u64, 1, 1 << 20)?;
         at_least(
             "tenant_rows_max",
             u64::from(self.tenant_rows_max),

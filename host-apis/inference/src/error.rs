@@ -23,6 +23,9 @@ pub enum Error {
         /// The configured limit.
         limit: u32,
     },
+    /// More texts than one request may have, or a longer one.
+    #[error("{0}")]
+    TooMuchText(String),
     /// A queue is full; try again later.
     #[error("queue is full: {limit} of {max}")]
     QueueFull {
@@ -67,6 +70,14 @@ pub enum LoadError {
         /// The device's name.
         device: String,
         /// What the device says.
+        reason: String,
+    },
+    /// Its tokenizer cannot be read, or does not fit it.
+    #[error("model {model:?}: {reason}")]
+    Tokenizer {
+        /// The model's name.
+        model: String,
+        /// What does not fit.
         reason: String,
     },
     /// Two devices read different inputs or outputs in the same file.

@@ -211,6 +211,16 @@ impl Inference {
         }
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, limit: &'static str) {
+        self.shared
+            .count(|stats| *stats.refused.entry(limit).or_default() += 1);
+    }
+
     fn check(&self, model: ModelId, given: Vec<NamedTensor>) -> Result<Inputs, Error> {
         let catalogue = self.shared.catalogue.load();
         let model = catalogue.get(model).ok_or(Error::NotLoaded)?;
@@ -220,8 +230,7 @@ impl Inference {
             Err(Error::Tensor(_)) => "tensor_bytes_max",
             _ => return checked,
         };
-        self.shared
-            .count(|stats| *stats.refused.entry(limit).or_default() += 1);
+        self.refused(limit);
         checked
     }
 }

@@ -22,6 +22,7 @@ mod scheduler;
 mod share;
 mod stats;
 mod tensor;
+mod text;
 mod worker;
 
 #[cfg(test)]
@@ -44,3 +45,4 @@ pub use request::{
 };
 pub use stats::{Histogram, Stats};
 pub use tensor::{DType, RANK_MAX, Tensor, TensorError, byte_len};
+pub use text::{EmbedReply, EmbedRequest, Encoder};

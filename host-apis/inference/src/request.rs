@@ -104,4 +104,6 @@ pub struct ModelSource {
     pub name: String,
     /// An ONNX file, whole.
     pub onnx: Arc<[u8]>,
+    /// Its `tokenizer.json`, if texts can be put to it.
+    pub tokenizer: Option<Arc<[u8]>>,
 }

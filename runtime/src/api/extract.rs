@@ -6,6 +6,7 @@ use crate::http::Error as RequestError;
 use crate::tenancy::{Caller, Project};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -141,6 +142,63 @@ pub(super) async fn read_body(
             why: error.to_string(),
         }),
     }
+}
+
+/// A body that may be a form.
+pub(super) enum Form<const N: usize> {
+    /// The fields that were asked for; those that did not come are `None`.
+    Fields([Option<Bytes>; N]),
+    /// It is none: the request as it came.
+    Not(Box<Request>),
+}
+
+/// The files of a `multipart/form-data` body: `fields` has the name, the most bytes and the key of that limit for each.
+pub(super) async fn read_files<const N: usize>(
+    request: Request,
+    fields: [(&'static str, u64, &'static str); N],
+) -> Result<Form<N>, ApiError> {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|kind| kind.to_str().ok());
+    let Ok(boundary) = multer::parse_boundary(content_type.unwrap_or_default()) else {
+        return Ok(Form::Not(Box::new(request)));
+    };
+    let invalid = |error: multer::Error| ApiError::Invalid {
+        param: "body",
+        why: error.to_string(),
+    };
+    let sizes = fields
+        .iter()
+        .fold(multer::SizeLimit::new(), |sizes, (name, limit, _)| {
+            sizes.for_field(*name, *limit)
+        });
+    let names = fields.iter().map(|(name, ..)| *name).collect();
+    let constraints = multer::Constraints::new()
+        .allowed_fields(names)
+        .size_limit(sizes);
+    let stream = request.into_body().into_data_stream();
+    let mut form = multer::Multipart::with_constraints(stream, boundary, constraints);
+    let mut read = [const { None }; N];
+    while let Some(field) = form.next_field().await.map_err(invalid)? {
+        let at = fields
+            .iter()
+            .position(|(name, ..)| Some(*name) == field.name());
+        let Some(at) = at else { continue };
+        let (param, limit, key) = fields[at];
+        let bytes = field.bytes().await.map_err(|error| match error {
+            multer::Error::FieldSizeExceeded { .. } => ApiError::TooLarge {
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+                key,
+            },
+            error => invalid(error),
+        })?;
+        if read[at].replace(bytes).is_some() {
+            return Err(ApiError::Invalid {
+                param,
+                why: "is in the form twice".to_owned(),
+            });
+        }
+    }
+    Ok(Form::Fields(read))
 }
 
 /// A file as it is, for the description.

@@ -1,9 +1,10 @@
 //! `/api/v1/models`: the models of the node. Everybody with a key may look; adding and removing is the operator's.
 
-use super::extract::{Admin, File, Named, read_body};
+use super::extract::{Admin, File, Form, Named, read_body, read_files};
 use super::functions::Deleted;
 use super::{ApiError, ApiState, json};
 use crate::control::ModelRow;
+use crate::models::ModelFiles;
 use crate::tenancy::Caller;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -19,6 +20,8 @@ pub(super) struct Model {
     file: String,
     /// Size of the file.
     bytes: u64,
+    /// blake3 of its tokenizer, where texts can be put to it.
+    tokenizer: Option<String>,
     /// Memory that its check took to load it and to run the largest batch of `measured`.
     memory_bytes: u64,
     inputs: Vec<Tensor>,
@@ -66,6 +69,7 @@ fn shown(state: &ApiState, name: String, row: ModelRow) -> Model {
         name,
         file: row.file.to_string(),
         bytes: row.bytes,
+        tokenizer: row.tokenizer.map(|tokenizer| tokenizer.to_string()),
         memory_bytes: row.report.memory_bytes,
         inputs: tensors(&row.report.spec.inputs),
         outputs: tensors(&row.report.spec.outputs),
@@ -81,6 +85,16 @@ fn tensor(port: &Port) -> Tensor {
         dtype: format!("{:?}", port.dtype).to_lowercase(),
         dims: port.dims.clone(),
     }
+}
+
+/// A model's files.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the description: they are read as they come")]
+pub(super) struct Files {
+    /// An ONNX file.
+    model: File,
+    /// A `tokenizer.json`, so that texts can be put to it.
+    tokenizer: Option<File>,
 }
 
 /// Every model of the node.
@@ -105,9 +119,9 @@ pub(super) async fn show(
     Ok(json(&shown(&state, name, row)))
 }
 
-/// Adds a model; the body is an ONNX file. It is checked first, in a process of its own, and copied.
+/// Adds a model; the body is an ONNX file, or a form with that and its tokenizer. It is checked first, in a process of its own, and copied.
 #[utoipa::path(put, path = "/api/v1/models/{name}", tag = "Models", params(("name" = String, Path, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")),
-    request_body(content = File, content_type = "application/octet-stream"),
+    request_body(content((File = "application/octet-stream"), (Files = "multipart/form-data"))),
     responses((status = 200, body = Model)))]
 pub(super) async fn add(
     _: Admin,
@@ -115,10 +129,32 @@ pub(super) async fn add(
     Named(name): Named,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let limit = state.control.config.model_bytes_max;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let file = read_body(request, limit, "model_bytes_max").await?;
-    let row = state.control.add_model(&name, file).await?;
+    let config = &state.control.config;
+    let limits = [
+        ("model", config.model_bytes_max, "model_bytes_max"),
+        (
+            "tokenizer",
+            config.tokenizer_bytes_max,
+            "tokenizer_bytes_max",
+        ),
+    ];
+    let files = match read_files(request, limits).await? {
+        Form::Fields([Some(onnx), tokenizer]) => ModelFiles { onnx, tokenizer },
+        Form::Fields([None, _]) => {
+            return Err(ApiError::Invalid {
+                param: "model",
+                why: "is missing from the form".to_owned(),
+            });
+        }
+        Form::Not(request) => {
+            let limit = usize::try_from(config.model_bytes_max).unwrap_or(usize::MAX);
+            ModelFiles {
+                onnx: read_body(*request, limit, "model_bytes_max").await?,
+                tokenizer: None,
+            }
+        }
+    };
+    let row = state.control.add_model(&name, files).await?;
     Ok(json(&shown(&state, name, row)))
 }
 

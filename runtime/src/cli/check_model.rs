@@ -3,7 +3,7 @@
 
 use crate::child::{ANSWER_BYTES_MAX, ChildLimits, limit_self};
 use anyhow::{Context as _, ensure};
-use shoal_inference::{CheckLimits, check_model};
+use shoal_inference::{CheckLimits, Encoder, check_model};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub(super) struct CheckModel {
     /// Bytes an input of one row may have
     #[arg(long)]
     tensor_bytes: u64,
+    /// Its tokenizer
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
     #[command(flatten)]
     limits: ChildLimits,
 }
@@ -34,7 +37,12 @@ impl CheckModel {
             // The other half is for loading it.
             runs_time_max: Duration::from_secs(self.limits.cpu_seconds) / 2,
         };
-        let report = serde_json::to_string(&check_model(&onnx, limits)?)?;
+        let report = check_model(&onnx, limits)?;
+        if let Some(file) = &self.tokenizer {
+            let tokenizer = std::fs::read(file).context("reading the tokenizer")?;
+            Encoder::new(&tokenizer, &report.spec).map_err(anyhow::Error::msg)?;
+        }
+        let report = serde_json::to_string(&report)?;
         ensure!(
             report.len() as u64 <= ANSWER_BYTES_MAX,
             "inputs and outputs take {} bytes to describe, at most {ANSWER_BYTES_MAX} are allowed",

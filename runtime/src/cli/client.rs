@@ -129,8 +129,19 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<Value> {
+        self.upload(method, path, "application/json", body).await
+    }
+
+    /// The same, with a body of another type.
+    pub(super) async fn upload(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.admin_url);
-        let response = self.send(method, &url, "application/json", body).await?;
+        let response = self.send(method, &url, content_type, body).await?;
         read(response).await
     }
 

@@ -3,6 +3,7 @@
 use super::client::{Client, Target};
 use super::deploy::Version;
 use super::logs::{follow, for_people};
+use super::model_files;
 use crate::store::Data;
 use crate::{Access, Config, Listeners, Parts, Seed, Shutdown};
 use anyhow::{Context as _, ensure};
@@ -37,8 +38,8 @@ pub(super) struct Dev {
     /// Where to listen; another free port is taken if this one is not
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// A model beside `digits`: an ONNX file
-    #[arg(long, value_name = "NAME=FILE")]
+    /// A model beside `digits`: an ONNX file, or a folder with model.onnx and, for texts, tokenizer.json
+    #[arg(long, value_name = "NAME=DIR|FILE")]
     model: Vec<String>,
 }
 
@@ -103,17 +104,14 @@ impl Dev {
         let digits = ModelSource {
             name: "digits".to_owned(),
             onnx: Arc::from(DIGITS_ONNX),
+            tokenizer: None,
         };
         let mut models = vec![digits];
         for model in &self.model {
-            let (name, file) = model
+            let (name, path) = model
                 .split_once('=')
-                .with_context(|| format!("--model must be NAME=FILE, got {model:?}"))?;
-            let onnx = std::fs::read(file).with_context(|| format!("reading {file}"))?;
-            models.push(ModelSource {
-                name: name.to_owned(),
-                onnx: onnx.into(),
-            });
+                .with_context(|| format!("--model must be NAME=DIR or NAME=FILE, got {model:?}"))?;
+            models.push(model_files::read(name, Path::new(path), None)?);
         }
         Ok(models)
     }

@@ -13,6 +13,7 @@ mod invoke;
 mod login;
 mod logs;
 mod manifest;
+mod model_files;
 mod models;
 mod new;
 mod profile;

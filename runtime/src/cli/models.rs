@@ -1,8 +1,8 @@
 //! `shoal models`: what a node can run.
 
 use super::client::{Target, block_on};
+use super::model_files;
 use super::table::{Column, Output, data, text, time};
-use anyhow::Context as _;
 use clap::Subcommand;
 use http::Method;
 use std::path::PathBuf;
@@ -16,10 +16,14 @@ pub(super) struct Models {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check an ONNX file, copy it to the node and load it (needs an admin key)
+    /// Check a model, copy it to the node and load it (needs an admin key)
     Add {
-        /// The ONNX file
-        file: PathBuf,
+        /// An ONNX file, or a folder with model.onnx and, for texts, tokenizer.json
+        #[arg(value_name = "DIR|FILE")]
+        path: PathBuf,
+        /// Its tokenizer, where that is not in the folder
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
         /// What functions call it
         #[arg(long)]
         name: String,
@@ -50,11 +54,12 @@ struct Named {
     at: At,
 }
 
-const MODEL: [Column; 6] = [
+const MODEL: [Column; 7] = [
     ("NAME", |row| text(&row["name"])),
     ("BYTES", |row| text(&row["bytes"])),
     ("MEMORY", |row| text(&row["memory_bytes"])),
     ("BATCHES", |row| text(&row["batchable"])),
+    ("TEXTS", |row| (!row["tokenizer"].is_null()).to_string()),
     ("LOADED", |row| text(&row["loaded"])),
     ("ADDED", |row| time(&row["created_at"])),
 ];
@@ -68,15 +73,17 @@ impl Models {
 impl Command {
     async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Add { file, name, at } => {
-                let onnx =
-                    std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+            Self::Add {
+                path,
+                tokenizer,
+                name,
+                at,
+            } => {
+                let source = model_files::read(&name, &path, tokenizer.as_deref())?;
+                let (kind, body) = model_files::body(&source);
                 let path = format!("/api/v1/models/{name}");
-                let model = at
-                    .target
-                    .client()
-                    .call(Method::PUT, &path, onnx.into())
-                    .await?;
+                let client = at.target.client();
+                let model = client.upload(Method::PUT, &path, &kind, body).await?;
                 at.output.one(&model, |_| format!("{name}: loaded"));
             }
             Self::List(at) => {

@@ -97,6 +97,8 @@ const INFERENCE_KEYS: &[Key] = &[
     key!("inference.tenant_bytes_max", [" Queued bytes of one tenant."], inference.tenant_bytes_max: u64, ..),
     key!("inference.requests_max", [" Requests not yet answered, whole node."], inference.requests_max: usize, ..),
     key!("inference.tensor_bytes_max", [" Bytes of one tensor, and of the inputs of one batch."], inference.tensor_bytes_max: u64, ..),
+    key!("inference.texts_max", [" Texts of one request for vectors."], inference.texts_max: usize, ..),
+    key!("inference.text_bytes_max", [" Bytes of one of them; what is beyond the model's number of tokens is cut off in any case."], inference.text_bytes_max: usize, ..),
 ];
 
 /// The longest any wait may be set to.
@@ -204,7 +206,9 @@ keys! {
     /// Components ready to be instantiated; the least recently used goes.
     components_mapped_max: usize = 2_000, 1..=1_000_000;
     /// Bytes of a model's file.
-    model_bytes_max: u64 = 64 << 20, 1..=BYTES_MAX;
+    model_bytes_max: u64 = 256 << 20, 1..=BYTES_MAX;
+    /// Bytes of a model's tokenizer.
+    tokenizer_bytes_max: u64 = 16 << 20, 1..=BYTES_MAX;
     /// Address space of the process that checks a model before it is admitted.
     model_check_memory_bytes_max: u64 = 1 << 30, 1 << 20..=BYTES_MAX;
     /// CPU time of that process; whole seconds count.

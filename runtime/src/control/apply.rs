@@ -156,18 +156,36 @@ async fn put_model(control: &Control, name: &str, model: ModelRow) {
     if control.inference.model(name).is_some() {
         return;
     }
-    let onnx = match control.blobs.get(&model.file).await {
-        Ok(Some(file)) => file,
-        Ok(None) => return tracing::error!(name, "the file of a model is missing"),
-        Err(error) => return tracing::error!(name, %error, "the file of a model cannot be read"),
-    };
-    let source = ModelSource {
-        name: name.to_owned(),
-        onnx: Arc::from(&*onnx),
+    let source = match model_source(control, name, &model).await {
+        Ok(source) => source,
+        Err(error) => {
+            return tracing::error!(name, error = format!("{error:#}"), "a model cannot be read");
+        }
     };
     if let Err(error) = control.inference.load(source).await {
         tracing::error!(name, %error, "a model cannot be loaded");
     }
+}
+
+async fn model_source(
+    control: &Control,
+    name: &str,
+    model: &ModelRow,
+) -> anyhow::Result<ModelSource> {
+    let onnx = control.blobs.get(&model.file).await?;
+    let onnx = onnx.context("its file is not among the blobs")?;
+    let tokenizer = match &model.tokenizer {
+        Some(tokenizer) => {
+            let tokenizer = control.blobs.get(tokenizer).await?;
+            Some(tokenizer.context("its tokenizer is not among the blobs")?)
+        }
+        None => None,
+    };
+    Ok(ModelSource {
+        name: name.to_owned(),
+        onnx: Arc::from(&*onnx),
+        tokenizer: tokenizer.map(|tokenizer| Arc::from(&*tokenizer)),
+    })
 }
 
 async fn remove(control: &Control, key: &RowKey) {

@@ -79,7 +79,10 @@ impl Control {
             blobs.insert(version.component);
             code.insert((tenant, version.component.into()));
         }
-        blobs.extend(models.iter().map(|(_, model)| model.file));
+        for (_, model) in &models {
+            blobs.insert(model.file);
+            blobs.extend(model.tokenizer);
+        }
         let removed = self.blobs.keep_only(&blobs).await?;
         if removed > 0 {
             tracing::info!(removed, "threw away blobs that nothing names");

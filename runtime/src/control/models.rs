@@ -4,34 +4,35 @@ use super::error::Thing;
 use super::garbage::Unnamed;
 use super::rows::{ModelRow, decode, encode, model_key};
 use super::{Control, ControlError};
-use crate::models;
+use crate::models::{self, ModelFiles};
 use crate::sandbox::check_name;
 use crate::store::{Check, Kind, Listing, OPERATOR, Op, Store as _};
 use crate::wall_clock::unix_seconds;
-use bytes::Bytes;
-use std::sync::Arc;
 
 impl Control {
-    /// Adds a model. The same file under the same name again changes nothing; another file is refused.
+    /// Adds a model. The same files under the same name again change nothing; others are refused.
     pub(crate) async fn add_model(
         &self,
         name: &str,
-        file: Bytes,
+        files: ModelFiles,
     ) -> Result<ModelRow, ControlError> {
         check_name("model", name)?;
-        let onnx: Arc<[u8]> = Arc::from(&*file);
-        let report = models::check(&self.config, &onnx).await?;
-        let bytes = file.len() as u64;
+        let report = models::check(&self.config, &files).await?;
+        let bytes = files.onnx.len() as u64;
         let unnamed = Unnamed::of(self);
         let _writer = self.writer(OPERATOR).await;
         let _putting = self.putting.read().await;
-        let file = self.blobs.put(file).await?;
+        let file = self.blobs.put(files.onnx).await?;
+        let tokenizer = match files.tokenizer {
+            Some(tokenizer) => Some(self.blobs.put(tokenizer).await?),
+            None => None,
+        };
         let exists = || ControlError::Exists {
             what: "model",
             name: name.to_owned(),
         };
         match self.read_model(name).await? {
-            Some(row) if row.file == file => {
+            Some(row) if (row.file, row.tokenizer) == (file, tokenizer) => {
                 unnamed.named();
                 return Ok(row);
             }
@@ -49,6 +50,7 @@ impl Control {
         let row = ModelRow {
             file,
             bytes,
+            tokenizer,
             report,
             created_at: unix_seconds(),
         };

@@ -83,6 +83,9 @@ pub(crate) struct ModelRow {
     pub(crate) file: Digest,
     /// Its size.
     pub(crate) bytes: u64,
+    /// Its tokenizer as it was uploaded, if it has one.
+    #[serde(default)]
+    pub(crate) tokenizer: Option<Digest>,
     /// What the check found.
     pub(crate) report: ModelReport,
     /// Unix seconds.

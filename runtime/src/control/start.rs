@@ -1,6 +1,7 @@
 //! What a node does with its data before it serves: its first admin key, and what it is given to begin with.
 
 use super::{Control, ControlError, Deploy};
+use crate::models::ModelFiles;
 use crate::sandbox::FunctionSource;
 use crate::tenancy::Project;
 use bytes::Bytes;
@@ -35,9 +36,11 @@ impl Control {
     /// The first model or function that is refused, by name.
     pub(crate) async fn sow(&self, seed: Seed) -> anyhow::Result<()> {
         for model in seed.models {
-            let added = self
-                .add_model(&model.name, Bytes::from_owner(model.onnx))
-                .await;
+            let files = ModelFiles {
+                onnx: Bytes::from_owner(model.onnx),
+                tokenizer: model.tokenizer.map(Bytes::from_owner),
+            };
+            let added = self.add_model(&model.name, files).await;
             added.map_err(|error| {
                 anyhow::Error::from(error).context(format!("model {}", model.name))
             })?;

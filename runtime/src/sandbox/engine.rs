@@ -84,6 +84,7 @@ impl Sandbox {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         shoal_host::nn::add_to_linker(&mut linker)?;
         shoal_host::many::add_to_linker(&mut linker)?;
+        shoal_host::embeddings::add_to_linker(&mut linker)?;
         shoal_host::logging::add_to_linker(&mut linker)?;
         shoal_host::context::add_to_linker(&mut linker)?;
         let ticking = engine.clone();

@@ -74,6 +74,13 @@ pub enum Ask {
         /// Inputs by name.
         inputs: Vec<(String, TensorRef)>,
     },
+    /// Make vectors of texts.
+    Embed {
+        /// A model that [`Ask::Open`] answered.
+        model: ModelId,
+        /// The texts.
+        texts: Vec<String>,
+    },
 }
 
 /// The answer to a [`HostCall`].
@@ -94,6 +101,8 @@ pub enum Answer {
     Opened(ModelId),
     /// The request ran; the payload holds the outputs.
     Inferred(Vec<(String, TensorRef)>),
+    /// The texts were embedded; the payload holds the vectors.
+    Embedded(TensorRef),
     /// The call failed, with the code and the words a guest may read.
     Refused {
         /// Name of the WIT error code.

@@ -212,6 +212,7 @@ fn a_model_that_cannot_be_loaded_keeps_the_node_from_starting() {
     let source = |onnx: &[u8]| ModelSource {
         name: "broken".to_owned(),
         onnx: onnx.into(),
+        tokenizer: None,
     };
     let whole = digits().onnx;
     for bytes in [&b"not onnx"[..], &[], &whole[..whole.len() / 2]] {

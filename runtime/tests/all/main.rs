@@ -5,6 +5,12 @@
     reason = "allow-unwrap-in-tests knows #[test] functions, not what they call"
 )]
 
+#[path = "../../../host-apis/inference/tests/all/support/compass.rs"]
+mod compass;
+#[path = "../../../host-apis/inference/tests/all/support/onnx_file.rs"]
+#[allow(dead_code, reason = "the inference crate's tests use all of it")]
+mod onnx_file;
+
 mod cache;
 mod canary;
 mod client;
@@ -14,6 +20,7 @@ mod deploy;
 mod dev;
 mod drain;
 mod egress;
+mod embed;
 mod frames;
 mod hostile;
 mod http2;

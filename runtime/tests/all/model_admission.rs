@@ -1,18 +1,13 @@
 //! Admission of models in a child with limits: a good one comes with its figures, and whatever is wrong with a file, it ends
 //! there, within its limits, with a reason.
 
-#[path = "../../../host-apis/inference/tests/all/support/onnx_file.rs"]
-#[allow(dead_code, reason = "the inference crate's tests use all of it")]
-mod onnx_file;
-
+use crate::onnx_file::{FLOAT, Graph, INT64, bytes, int, ints, node, tensor};
 use crate::support::{config, root};
-use onnx_file::{FLOAT, Graph, INT64, bytes, int, ints, node, tensor};
 use shoal::Config;
-use shoal::models::{AdmitError, check};
+use shoal::models::{AdmitError, ModelFiles, check};
 use shoal_inference::{DType, ModelReport, Port};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::time::Duration;
 
 fn digits_path() -> PathBuf {
@@ -37,7 +32,11 @@ fn admit(config: &Config, file: Vec<u8>) -> Result<ModelReport, AdmitError> {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(check(config, &Arc::from(file)))
+    let files = ModelFiles {
+        onnx: file.into(),
+        tokenizer: None,
+    };
+    runtime.block_on(check(config, &files))
 }
 
 fn check_model(file: &Path) -> Output {

@@ -6,7 +6,8 @@ use http_body_util::{BodyExt as _, Full};
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_host::nn_peer;
 use shoal_inference::{
-    AnyDevice, CpuDevice, Error, Inference, ModelId, NamedTensor, Request, TenantId, start_thread,
+    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, NamedTensor, Request, TenantId,
+    Tensor, start_thread,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -45,6 +46,19 @@ impl Infer for Direct {
                 inputs,
             };
             inference.submit(request).await.map(|reply| reply.outputs)
+        })
+    }
+
+    fn embed(&self, model: ModelId, texts: Vec<String>) -> BoxFuture<Result<Tensor, Error>> {
+        let inference = self.0.clone();
+        Box::pin(async move {
+            let request = EmbedRequest {
+                tenant: TenantId(1),
+                model,
+                deadline: Instant::now() + Duration::from_secs(10),
+                texts,
+            };
+            inference.embed(request).await.map(|reply| reply.vectors)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The seam between gateway and sandbox, driven over a socket pair: one side has the guests and no identity, the other has
 //! the tenants, the grants and the engine and no guests. All that passes between them is `sandbox::messages`.
 
+use crate::compass;
 use crate::support::{component, components, config, digits, private_directory, put, root};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -15,7 +16,8 @@ use shoal::sandbox::messages::{
 use shoal::sandbox::{Bound, Function, LogWriter, Registry, Runner, Tenant};
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_inference::{
-    AnyDevice, CpuDevice, Error, Inference, ModelId, NamedTensor, Request, TenantId, start_thread,
+    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSource, NamedTensor,
+    Request, TenantId, Tensor, start_thread,
 };
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -122,7 +124,21 @@ impl Infer for Remote {
             match asked.await {
                 (Answer::Inferred(outputs), payload) => Ok(unpack(outputs, &payload)?),
                 (Answer::Refused { message, .. }, _) => Err(Error::Invalid(message)),
-                (Answer::Opened(_), _) => Err(Error::Stopped),
+                (Answer::Opened(_) | Answer::Embedded(_), _) => Err(Error::Stopped),
+            }
+        })
+    }
+
+    fn embed(&self, model: ModelId, texts: Vec<String>) -> BoxFuture<Result<Tensor, Error>> {
+        let asked = self.ask(Ask::Embed { model, texts }, Vec::new());
+        Box::pin(async move {
+            match asked.await {
+                (Answer::Embedded(vectors), payload) => {
+                    let named = unpack(vec![(String::new(), vectors)], &payload)?;
+                    Ok(named.into_iter().next().unwrap().1)
+                }
+                (Answer::Refused { message, .. }, _) => Err(Error::Invalid(message)),
+                (Answer::Opened(_) | Answer::Inferred(_), _) => Err(Error::Stopped),
             }
         })
     }
@@ -266,6 +282,17 @@ impl Gateway {
                 let reply = self.inference.submit(request).await.unwrap();
                 Answer::Inferred(pack(reply.outputs, &mut outputs))
             }
+            Ask::Embed { model, texts } => {
+                let request = EmbedRequest {
+                    tenant,
+                    model,
+                    deadline: Instant::now() + Duration::from_secs(10),
+                    texts,
+                };
+                let reply = self.inference.embed(request).await.unwrap();
+                let vectors = pack(vec![(String::new(), reply.vectors)], &mut outputs);
+                Answer::Embedded(vectors.into_iter().next().unwrap().1)
+            }
         };
         let reply = HostReply {
             invocation: call.invocation,
@@ -291,6 +318,15 @@ fn start(function: &Function, id: u64) -> Start {
     }
 }
 
+/// What the sample `embed` takes for its model.
+fn compass() -> ModelSource {
+    ModelSource {
+        name: "minilm".to_owned(),
+        onnx: compass::onnx().into(),
+        tokenizer: Some(compass::tokenizer(512).into()),
+    }
+}
+
 /// Both sides for the sample `name`, with `test` on the gateway's.
 async fn with_pair<F>(name: &str, test: impl FnOnce(Gateway, Arc<Function>) -> F)
 where
@@ -301,6 +337,7 @@ where
     let (inference, engine) = Inference::new(config.inference.clone(), devices).unwrap();
     start_thread(engine).unwrap();
     inference.load(digits()).await.unwrap();
+    inference.load(compass()).await.unwrap();
     let directory = private_directory();
     let components = Arc::new(components(&config, directory.path()));
     let runner = Arc::new(Runner::new(components.clone(), &config));
@@ -333,6 +370,18 @@ async fn bodies_pass_both_ways_as_messages() {
             assert_eq!(end.result, Ok(()));
             assert!(end.cpu > Duration::ZERO);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_guest_has_texts_embedded_on_the_other_side() {
+    with_pair("embed", |mut gateway, function| async move {
+        let body = br#"{"texts": ["west", "north far"]}"#;
+        let (status, body, _) = gateway.request(start(&function, 1), &[body]).await;
+        assert_eq!(status, StatusCode::OK);
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(answer["vectors"][0], serde_json::json!([-1.0, 0.0]));
     })
     .await;
 }

@@ -4,7 +4,8 @@
 use super::LoadOrder;
 use super::workers::Workers;
 use crate::error::{LoadError, UnloadError};
-use crate::request::{ModelId, ModelSpec};
+use crate::request::{ModelId, ModelSource, ModelSpec};
+use crate::text::Encoder;
 use crate::worker::Work;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub(super) enum Answer {
 pub(super) struct Loaded {
     pub(super) id: ModelId,
     pub(super) spec: ModelSpec,
+    pub(super) encoder: Option<Arc<Encoder>>,
     pub(super) order: LoadOrder,
 }
 
@@ -111,9 +113,20 @@ impl Changes {
             }
         };
         let failure = match (active.found, active.failure) {
-            (Some(spec), None) if !order.reply.is_closed() => {
-                return Some(Loaded { id, spec, order });
-            }
+            (Some(spec), None) if !order.reply.is_closed() => match encoder(&order.source, &spec) {
+                Ok(encoder) => {
+                    return Some(Loaded {
+                        id,
+                        spec,
+                        encoder,
+                        order,
+                    });
+                }
+                Err(failure) => {
+                    self.waiting.push_front(Change::Unload(id, None));
+                    Some(failure)
+                }
+            },
             (Some(_), failure) => {
                 // Before any other change: who is refused may at once try again, and finds the devices as they were.
                 self.waiting.push_front(Change::Unload(id, None));
@@ -148,6 +161,18 @@ impl Changes {
             failure: None,
         });
     }
+}
+
+/// Reads a model's tokenizer, if it has one. Takes tens of milliseconds: as loading, while requests wait.
+fn encoder(source: &ModelSource, spec: &ModelSpec) -> Result<Option<Arc<Encoder>>, LoadError> {
+    let Some(tokenizer) = &source.tokenizer else {
+        return Ok(None);
+    };
+    let encoder = Encoder::new(tokenizer, spec).map_err(|reason| LoadError::Tokenizer {
+        model: source.name.clone(),
+        reason,
+    })?;
+    Ok(Some(encoder))
 }
 
 impl Active {

@@ -6,11 +6,12 @@ mod inputs;
 pub(crate) use inputs::Inputs;
 
 use crate::request::{ModelId, ModelSpec};
+use crate::text::Encoder;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// A model that is loaded on every device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Names it in requests. A model that is loaded again has another.
     pub id: ModelId,
@@ -20,6 +21,16 @@ pub struct Model {
     pub spec: ModelSpec,
     /// Most rows of one request, and of one batch. 1 if the model cannot be batched.
     pub rows_max: u32,
+    /// How texts are put to it, if they can be.
+    pub encoder: Option<Arc<Encoder>>,
+}
+
+/// Its encoder comes from the file that the id stands for.
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |model: &Self| (model.id, model.rows_max);
+        all(self) == all(other) && self.name == other.name && self.spec == other.spec
+    }
 }
 
 /// All models, by id and by name.

@@ -11,6 +11,7 @@ mod batching;
 mod check;
 mod config;
 mod device_conformance;
+mod embed;
 mod fair_queue;
 mod faults;
 mod liars;

@@ -68,6 +68,7 @@ fn identity_source() -> ModelSource {
     ModelSource {
         name: "identity".to_owned(),
         onnx: identity().into(),
+        tokenizer: None,
     }
 }
 

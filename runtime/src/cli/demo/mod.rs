@@ -243,6 +243,7 @@ async fn serve(
             models: vec![ModelSource {
                 name: "digits".to_owned(),
                 onnx: Arc::from(DIGITS_ONNX),
+                tokenizer: None,
             }],
             functions: node.functions,
         },

@@ -2,7 +2,7 @@
 //! made from. In this binary, so that a project builds wherever cargo does.
 
 /// A path in the project, and its text.
-type File = (&'static str, &'static str);
+pub(super) type File = (&'static str, &'static str);
 
 macro_rules! files {
     ($name:ident, $folder:literal, [$($path:literal $(as $as:literal)?),+ $(,)?]) => {
@@ -23,6 +23,13 @@ files!(HTTP, "templates/http/", [
     "src/lib.rs",
 ]);
 
+files!(EMBED, "templates/embed/", [
+    "Cargo.toml",
+    "shoal.toml",
+    "gitignore" as ".gitignore",
+    "src/lib.rs",
+]);
+
 files!(
     SDK,
     "rust/",
@@ -31,6 +38,7 @@ files!(
         "src/bindings.rs",
         "src/body.rs",
         "src/context.rs",
+        "src/embeddings.rs",
         "src/error.rs",
         "src/fetch.rs",
         "src/lib.rs",

@@ -36,6 +36,25 @@ enum Template {
     /// An HTTP request in, a model called, JSON out
     #[default]
     Http,
+    /// Texts in, those that answer a question first: a model of texts called
+    Embed,
+}
+
+impl Template {
+    fn files(self) -> &'static [files::File] {
+        match self {
+            Self::Http => files::HTTP,
+            Self::Embed => files::EMBED,
+        }
+    }
+
+    /// What `shoal dev` needs beside the project.
+    fn dev(self) -> &'static str {
+        match self {
+            Self::Http => "",
+            Self::Embed => " --model minilm=DIR",
+        }
+    }
 }
 
 impl New {
@@ -47,11 +66,11 @@ impl New {
             name.starts_with(|first: char| first.is_ascii_lowercase()) && !TAKEN.contains(&name),
             "cargo makes no package of the name {name:?}: choose one that begins with a letter and is no other package's"
         );
-        let (Language::Rust, Template::Http) = (self.lang, self.template);
+        let Language::Rust = self.lang;
         DirBuilder::new()
             .create(&self.path)
             .with_context(|| format!("making the folder {}", self.path.display()))?;
-        for (path, text) in files::HTTP {
+        for (path, text) in self.template.files() {
             write(&self.path.join(path), &text.replace("{{name}}", name))?;
         }
         for (path, text) in files::SDK {
@@ -59,7 +78,8 @@ impl New {
         }
         let path = self.path.display();
         println!(
-            "{path}: a function in Rust, its SDK beside it\n\n  shoal dev {path}      runs it here, again after each change\n  shoal deploy {path}   puts it on a node"
+            "{path}: a function in Rust, its SDK beside it\n\n  shoal dev {path}{}      runs it here, again after each change\n  shoal deploy {path}   puts it on a node",
+            self.template.dev()
         );
         Ok(())
     }

@@ -61,6 +61,7 @@ pub(crate) fn named(name: &str) -> ModelSource {
     ModelSource {
         name: name.to_owned(),
         onnx: std::fs::read(path).unwrap().into(),
+        tokenizer: None,
     }
 }
 

@@ -82,7 +82,12 @@ impl Running<'_> {
 
     /// Every device has the model: from here on it can be asked for.
     fn add_model(&mut self, loaded: Loaded) {
-        let Loaded { id, spec, order } = loaded;
+        let Loaded {
+            id,
+            spec,
+            encoder,
+            order,
+        } = loaded;
         let rows_max = match spec.batchable {
             true => self.shared.config.rows_max,
             false => 1,
@@ -92,6 +97,7 @@ impl Running<'_> {
             name: order.source.name.clone(),
             spec,
             rows_max,
+            encoder,
         });
         self.scheduler.add_model(id, rows_max);
         self.models.insert(id, Arc::clone(&model));

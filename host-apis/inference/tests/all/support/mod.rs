@@ -1,5 +1,6 @@
 //! A node of simulated devices, and what its callers ask.
 
+pub(crate) mod compass;
 pub(crate) mod numbers;
 pub(crate) mod onnx_file;
 pub(crate) mod remote;
@@ -113,6 +114,7 @@ pub(crate) fn source(name: &str) -> ModelSource {
     ModelSource {
         name: name.to_owned(),
         onnx: Arc::from([]),
+        tokenizer: None,
     }
 }
 
