@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds every sample into samples/components/NAME.wasm and writes samples/components/MANIFEST.
 #
-#   samples/build.sh              with rustup's wasm32-wasip2 where the machine has it, else with toolchain.sh's
+#   samples/build.sh              with rustup's wasm32-wasip2 and wasm32-wasip1 where the machine has them, else with toolchain.sh's
 #   samples/build.sh --no-rustup  with toolchain.sh's in any case
 #
 # Needs bash, coreutils and a cargo that comes with wasm-component-ld, as rustup's does; without rustup's target, apt.
@@ -11,7 +11,8 @@ export LC_ALL=C
 cd "$(dirname "$0")/.."
 
 target=wasm32-wasip2
-samples=(hello echo digits classify embed fanout proxy fixtures/probe) # folders under samples/; the last part names the component
+command_target=wasm32-wasip1 # of fixtures/command, a core module
+samples=(hello echo digits classify embed fanout proxy fixtures/probe fixtures/command) # folders under samples/; the last part names the component
 components=samples/components
 
 fail() {
@@ -20,7 +21,8 @@ fail() {
 }
 
 choose_compiler() {
-    if [ "${1:-}" != --no-rustup ] && [ -d "$(rustc --print target-libdir --target $target)" ]; then
+    if [ "${1:-}" != --no-rustup ] && [ -d "$(rustc --print target-libdir --target $target)" ] &&
+        [ -d "$(rustc --print target-libdir --target $command_target)" ]; then
         return
     fi
     echo "compiler: from Debian's packages, in samples/.toolchain"
@@ -35,7 +37,7 @@ choose_linker() {
     tools=$(rustc --print sysroot)/lib/rustlib/$(rustc --print host-tuple)/bin
     export PATH=$tools/gcc-ld:$tools:$PATH
     command -v wasm-component-ld >/dev/null || fail "no wasm-component-ld; install Rust with rustup"
-    export CARGO_TARGET_WASM32_WASIP2_LINKER=wasm-component-ld
+    export CARGO_TARGET_WASM32_WASIP2_LINKER=wasm-component-ld CARGO_TARGET_WASM32_WASIP1_LINKER=rust-lld
 }
 
 build() {
@@ -44,6 +46,8 @@ build() {
     local cargo_home=${CARGO_HOME:-$HOME/.cargo} separator=$'\x1f'
     export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=/shoal$separator--remap-path-prefix=$cargo_home=/cargo"
     cargo build --locked --release --target $target --manifest-path samples/Cargo.toml
+    CARGO_TARGET_DIR=samples/target cargo build --locked --release --target $command_target \
+        --manifest-path samples/fixtures/command/Cargo.toml
 }
 
 # The one definition of a component's inputs; tests compute the same.
@@ -77,7 +81,9 @@ build
 mkdir -p $components
 for sample in "${samples[@]}"; do
     name=${sample##*/}
-    cp "samples/target/$target/release/$name.wasm" "$components/$name.wasm"
+    built=$target
+    [ "$name" != command ] || built=$command_target
+    cp "samples/target/$built/release/$name.wasm" "$components/$name.wasm"
 done
 write_manifest >$components/MANIFEST
 stat --format '%8s  %n' $components/*.wasm

@@ -4,7 +4,9 @@
 use crate::http::Record;
 use crate::sandbox::Function;
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
-use shoal_inference::{EmbedRequest, Error, Inference, ModelId, NamedTensor, Request, Tensor};
+use shoal_inference::{
+    EmbedRequest, Error, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, Tensor,
+};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -18,13 +20,13 @@ pub(crate) struct Host {
 
 impl Host {
     /// Again, and here: a sandbox in another process could name a model that it never opened.
-    fn check(&self, model: ModelId) -> Result<(), Error> {
+    fn check(&self, model: ModelId) -> Result<Arc<Model>, Error> {
         match self.inference.model_of(model) {
             None => Err(Error::NotLoaded),
             Some(model) if !self.function.models.contains(&model.name) => {
                 Err(Error::Invalid(OpenError::NotGranted.to_string()))
             }
-            Some(_) => Ok(()),
+            Some(model) => Ok(model),
         }
     }
 }
@@ -37,6 +39,11 @@ impl Infer for Host {
             Some(model) => Ok(model.id),
         };
         Box::pin(std::future::ready(opened))
+    }
+
+    fn describe(&self, model: ModelId) -> BoxFuture<Result<ModelSpec, Error>> {
+        let described = self.check(model).map(|model| model.spec.clone());
+        Box::pin(std::future::ready(described))
     }
 
     fn infer(

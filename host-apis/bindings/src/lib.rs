@@ -8,3 +8,4 @@ pub mod logging;
 pub mod many;
 pub mod nn;
 pub mod nn_peer;
+pub mod witx;

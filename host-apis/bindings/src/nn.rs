@@ -4,7 +4,7 @@
 //! so both worlds speak of the same thing. Who the guest is, which models it was granted and when its time is up are bound
 //! into the [`Infer`] it was given; nothing a guest passes can name a tenant.
 
-use shoal_inference::{DType, Error, ModelId, NamedTensor, Tensor, TensorError};
+use shoal_inference::{DType, Error, ModelId, ModelSpec, NamedTensor, Tensor, TensorError};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,6 +47,9 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Infer: Send + Sync {
     /// Finds a model by the name the guest gave.
     fn open(&self, name: String) -> BoxFuture<Result<ModelId, OpenError>>;
+
+    /// What a model takes and gives, for guests that know inputs and outputs by their places.
+    fn describe(&self, model: ModelId) -> BoxFuture<Result<ModelSpec, Error>>;
 
     /// Runs one request and waits for its rows.
     fn infer(

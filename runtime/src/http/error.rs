@@ -169,7 +169,11 @@ impl Error {
             | Error::Draining
             | Error::NotReady
             | Error::Guest(
-                Failure::Trap | Failure::NoResponse | Failure::Errored | Failure::Unavailable,
+                Failure::Trap
+                | Failure::NoResponse
+                | Failure::Errored
+                | Failure::Exited
+                | Failure::Unavailable,
             ) => None,
         }
     }
@@ -215,6 +219,7 @@ impl Error {
                     Failure::CpuLimit => (StatusCode::GATEWAY_TIMEOUT, "function_cpu_limit", None),
                     Failure::NoResponse => (StatusCode::BAD_GATEWAY, "function_no_answer", None),
                     Failure::Errored => (StatusCode::BAD_GATEWAY, "function_errored", None),
+                    Failure::Exited => (StatusCode::INTERNAL_SERVER_ERROR, "function_exited", None),
                     Failure::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "node_busy", SOON),
                     Failure::Unavailable => {
                         let code = "component_unavailable";
@@ -247,12 +252,13 @@ impl Error {
 mod tests {
     use super::*;
 
-    const GUEST: [(Failure, u16); 8] = [
+    const GUEST: [(Failure, u16); 9] = [
         (Failure::Trap, 500),
         (Failure::Deadline, 504),
         (Failure::CpuLimit, 504),
         (Failure::NoResponse, 502),
         (Failure::Errored, 502),
+        (Failure::Exited, 500),
         (Failure::Exhausted, 503),
         (Failure::Unavailable, 503),
         (Failure::CompilesBusy, 429),

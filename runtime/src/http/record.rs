@@ -181,6 +181,7 @@ impl Record {
             Some(Failure::CpuLimit) => "cpu_limit",
             Some(Failure::NoResponse) => "no_response",
             Some(Failure::Errored) => "errored",
+            Some(Failure::Exited) => "exited",
             Some(Failure::Exhausted) => "exhausted",
             Some(Failure::Unavailable) => "unavailable",
             Some(Failure::CompilesBusy) => "compiles_busy",

@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tempfile::TempDir;
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Precompiled};
 
 /// The file with the key of the entries' MACs.
 const KEY_FILE: &str = "mac-key";
@@ -53,6 +53,13 @@ pub enum Loaded {
     Damaged,
     /// The code.
     Code(Code),
+}
+
+/// Code that can be linked.
+pub(super) enum Mapped {
+    Component(Component),
+    /// A core module.
+    Module(Module),
 }
 
 /// Code that passed its check, in memory of its own that nobody can write to any more.
@@ -249,14 +256,21 @@ impl Code {
     /// # Errors
     /// If it is more than the engine's pool can hold.
     #[allow(unsafe_code)]
-    pub(super) fn map(&self, engine: &Engine) -> wasmtime::Result<Component> {
+    pub(super) fn map(&self, engine: &Engine) -> wasmtime::Result<Mapped> {
         // Opened by wasmtime a second time, since it takes a path; a descriptor always leads to the same memory.
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
         // SAFETY: wasmtime trusts these bytes, and that they never change. They are what our own compiler's process wrote for
         // this engine: a MAC over all of them says so, with a key that only this user can read (what runs as this user could
         // as well replace this binary). The check was of this very memory, which the kernel has sealed since: no process can
         // write to it. Safe code would have to compile in this process.
-        unsafe { Component::deserialize_file(engine, path) }
+        unsafe {
+            match Engine::detect_precompiled_file(&path)? {
+                Some(Precompiled::Module) => {
+                    Module::deserialize_file(engine, path).map(Mapped::Module)
+                }
+                _ => Component::deserialize_file(engine, path).map(Mapped::Component),
+            }
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use wasmtime::Engine;
 
 /// How a component starts: the wasm magic, then version 13, layer 1.
 const COMPONENT_MAGIC: [u8; 8] = [0x00, 0x61, 0x73, 0x6d, 0x0d, 0x00, 0x01, 0x00];
+/// How a core module starts: version 1, layer 0.
+const MODULE_MAGIC: [u8; 8] = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
 
 /// Why a component was refused.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +32,7 @@ pub enum CompileError {
     },
     /// Not a component at all.
     #[error(
-        "not a WebAssembly component: expected one of version 13 (a core module must be made into a component)"
+        "not a WebAssembly component: expected one of version 13, or a core module that is a command of preview 1"
     )]
     NotAComponent,
     /// The compiler refused it.
@@ -49,7 +51,7 @@ pub enum CompileError {
         /// The configured memory limit.
         memory_bytes: u64,
     },
-    /// The component imports something this node does not have, or exports no HTTP handler.
+    /// It imports something this node does not have, or exports nothing that could be called.
     #[error("component does not fit the function contract: {0}")]
     Contract(String),
     /// The tenant has as many components compiled, or waiting for it, as it may.
@@ -83,7 +85,7 @@ pub(super) fn check(config: &Config, wasm: &[u8]) -> Result<(), CompileError> {
             limit: config.component_bytes_max,
         });
     }
-    if !wasm.starts_with(&COMPONENT_MAGIC) {
+    if !wasm.starts_with(&COMPONENT_MAGIC) && !wasm.starts_with(&MODULE_MAGIC) {
         return Err(CompileError::NotAComponent);
     }
     Ok(())
@@ -162,7 +164,11 @@ pub fn child(
     let wasm = std::fs::read(input).with_context(|| format!("reading {}", input.display()))?;
     // No pool here: its reservation alone would break the memory limit.
     let engine = Engine::new(&tunables(reserve))?;
-    let code = engine.precompile_component(&wasm)?;
+    let code = if wasm.starts_with(&MODULE_MAGIC) {
+        engine.precompile_module(&wasm)?
+    } else {
+        engine.precompile_component(&wasm)?
+    };
     if code.is_empty() {
         bail!("the compiler wrote nothing");
     }

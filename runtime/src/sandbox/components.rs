@@ -7,10 +7,9 @@
 use super::cache::{CodeCache, CodeKey, Loaded};
 use super::compile::{CompileError, check, compile};
 use super::compile_queue::CompileQueue;
-use super::contract::link;
+use super::contract::{Linked, link};
 use super::engine::Sandbox;
 use super::messages::ComponentId;
-use super::state::State;
 use crate::config::Config;
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -23,11 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// A component that only has to be instantiated. Its code stays mapped as long as anybody holds this.
 pub struct Ready {
-    pub(super) pre: ProxyPre<State>,
+    pub(super) linked: Linked,
 }
 
 /// The components of one node.
@@ -249,8 +247,8 @@ impl Components {
         blocking(move || match cache.load(key).map_err(CompileError::Host)? {
             Loaded::Missing | Loaded::Damaged => Ok(None),
             Loaded::Code(code) => {
-                let pre = link(&sandbox, &code)?;
-                Ok(Some(Arc::new(Ready { pre })))
+                let linked = link(&sandbox, &code)?;
+                Ok(Some(Arc::new(Ready { linked })))
             }
         })
         .await?

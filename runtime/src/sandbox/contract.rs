@@ -1,28 +1,45 @@
 //! What a component must be to become a function: everything it imports is here, it fits the instance pool, and it can
 //! answer HTTP. The words are for its owner.
 
-use super::cache::Code;
+use super::cache::{Code, Mapped};
+use super::command::{self, CommandState};
 use super::compile::CompileError;
 use super::engine::Sandbox;
 use super::state::State;
+use wasmtime::InstancePre;
+use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// What only has to be instantiated.
+pub(super) enum Linked {
+    /// A component that answers HTTP.
+    Handler(ProxyPre<State>),
+    /// A core module that is run as a command.
+    Command(InstancePre<CommandState>),
+}
 
 /// Maps code and resolves its imports: what is left for a request is to instantiate it.
 ///
 /// # Errors
 /// [`CompileError::Contract`], naming what does not fit.
-pub(super) fn link(sandbox: &Sandbox, code: &Code) -> Result<ProxyPre<State>, CompileError> {
+pub(super) fn link(sandbox: &Sandbox, code: &Code) -> Result<Linked, CompileError> {
     // Too many core instances, memories or tables, or too large ones: the words are wasmtime's.
-    let component = code
+    let mapped = code
         .map(&sandbox.engine)
         .map_err(|why| CompileError::Contract(format!("{why:#}")))?;
-    let pre = sandbox
-        .linker
-        .instantiate_pre(&component)
-        .map_err(|why| CompileError::Contract(import(&why)))?;
+    let linked = match mapped {
+        Mapped::Component(component) => handler(sandbox, &component).map(Linked::Handler),
+        Mapped::Module(module) => command::link(&sandbox.commands, &module).map(Linked::Command),
+    };
+    linked.map_err(CompileError::Contract)
+}
+
+fn handler(sandbox: &Sandbox, component: &Component) -> Result<ProxyPre<State>, String> {
+    let pre = sandbox.linker.instantiate_pre(component);
+    let pre = pre.map_err(|why| import(&why))?;
     ProxyPre::new(pre).map_err(|why| {
         let exports = "it must export wasi:http/incoming-handler@0.2";
-        CompileError::Contract(format!("{exports}: {why:#}"))
+        format!("{exports}: {why:#}")
     })
 }
 

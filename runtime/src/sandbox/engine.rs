@@ -1,8 +1,9 @@
 //! The wasmtime engine of this process: what guests may be made of, and the pool their instances come from.
 
 use super::background::Pool;
+use super::command::{self, CommandState};
 use super::logs::Logs;
-use super::state::State;
+use super::state::{Limited, State};
 use super::ticker::Ticker;
 use crate::config::Config;
 use crate::egress::Egress;
@@ -59,6 +60,8 @@ pub enum Allocator {
 pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
+    /// For core modules.
+    pub(super) commands: wasmtime::Linker<CommandState>,
     pub(crate) pool: Pool,
     pub(super) ticker: Ticker,
     pub(crate) logs: Arc<Logs>,
@@ -88,11 +91,13 @@ impl Sandbox {
         shoal_host::logging::add_to_linker(&mut linker)?;
         shoal_host::context::add_to_linker(&mut linker)?;
         let ticking = engine.clone();
+        let commands = command::linker(&engine)?;
         let ticker = Ticker::start(move || ticking.increment_epoch())?;
         let pool = Pool::start(config.background_threads)?;
         Ok(Self {
             engine,
             linker,
+            commands,
             pool,
             ticker,
             logs: Logs::new(config),
@@ -130,11 +135,11 @@ impl Sandbox {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn store(&self, state: State) -> Store<State> {
+    pub(super) fn store<T: Limited>(&self, state: T) -> Store<T> {
         let mut store = Store::new(&self.engine, state);
         store.set_hostcall_fuel(self.hostcall_bytes_max);
         store.set_max_component_handles(self.handles_max);
-        store.limiter_async(|state| &mut state.limits);
+        store.limiter_async(|state| state.limits());
         store.set_epoch_deadline(1);
         store
     }

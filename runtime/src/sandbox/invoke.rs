@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
@@ -182,6 +183,9 @@ fn failure(error: &wasmtime::Error, meter: &Meter) -> Failure {
     if error.chain().any(host_is_out) {
         tracing::warn!(error = format!("{error:#}"), "no instance could be made");
         return Failure::Exhausted;
+    }
+    if error.is::<I32Exit>() {
+        return Failure::Exited;
     }
     if error.is::<Elapsed>() {
         return Failure::Deadline;

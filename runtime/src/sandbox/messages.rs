@@ -8,7 +8,7 @@
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use shoal_inference::plan::TensorRef;
-use shoal_inference::{DType, ModelId, NamedTensor, Tensor, TensorError};
+use shoal_inference::{DType, ModelId, ModelSpec, NamedTensor, Tensor, TensorError};
 use std::time::Duration;
 
 /// Names one invocation, from its start to its end.
@@ -74,6 +74,11 @@ pub enum Ask {
         /// Inputs by name.
         inputs: Vec<(String, TensorRef)>,
     },
+    /// Say what a model takes and gives.
+    Describe {
+        /// A model that [`Ask::Open`] answered.
+        model: ModelId,
+    },
     /// Make vectors of texts.
     Embed {
         /// A model that [`Ask::Open`] answered.
@@ -101,6 +106,8 @@ pub enum Answer {
     Opened(ModelId),
     /// The request ran; the payload holds the outputs.
     Inferred(Vec<(String, TensorRef)>),
+    /// What the model takes and gives.
+    Described(ModelSpec),
     /// The texts were embedded; the payload holds the vectors.
     Embedded(TensorRef),
     /// The call failed, with the code and the words a guest may read.
@@ -141,6 +148,9 @@ pub enum Failure {
     /// The guest answered with an error code instead of a response.
     #[error("function answered with an error")]
     Errored,
+    /// A command ended with an exit status other than 0.
+    #[error("function ended with a status that says it failed")]
+    Exited,
     /// No instance could be had.
     #[error("no sandbox is free")]
     Exhausted,

@@ -6,6 +6,7 @@ mod answer;
 mod background;
 mod cache;
 mod canary;
+mod command;
 mod compile;
 mod compile_queue;
 mod components;

@@ -2,8 +2,10 @@
 //! as one future.
 
 use super::Allocator;
+use super::command::Command;
 use super::compile::CompileError;
 use super::components::Components;
+use super::contract::Linked;
 use super::engine::Sandbox;
 use super::guest::Guest;
 use super::invoke::{Head, Invocation, Place, Unready};
@@ -18,11 +20,13 @@ use bytes::Bytes;
 use http::Method;
 use http_body::Body;
 use shoal_host::nn::{Infer, NnCtx};
+use shoal_host::witx::WitxNn;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error as HttpError, WasiHttpView as _};
 
@@ -243,6 +247,37 @@ impl Life {
             limits.guest_table_elements_max,
             self.meter.clone(),
         );
+        match &ready.linked {
+            Linked::Handler(pre) => self.handle(pre, memory, start, body, answer).await,
+            Linked::Command(pre) => {
+                let command = Command {
+                    nn: WitxNn::new(
+                        self.host,
+                        limits.guest_tensor_bytes_max,
+                        limits.guest_handles_max,
+                    ),
+                    log: self.log,
+                    limits: memory,
+                };
+                let sandbox = &self.runner.sandbox;
+                command.run(sandbox, pre, start, body, answer).await
+            }
+        }
+    }
+
+    async fn handle<B>(
+        self,
+        pre: &ProxyPre<State>,
+        memory: Limits,
+        start: Start,
+        body: B,
+        answer: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<HttpError>,
+    {
+        let limits = self.runner.limits;
         let nn = NnCtx::new(self.host, limits.guest_tensor_bytes_max);
         let outgoing = Outgoing {
             egress: self.runner.sandbox.egress.clone(),
@@ -253,7 +288,7 @@ impl Life {
         let mut store = self.runner.sandbox.store(state);
         let meter = self.meter;
         store.epoch_deadline_callback(move |_| Ok(meter.tick()));
-        let proxy = ready.pre.instantiate_async(&mut store).await?;
+        let proxy = pre.instantiate_async(&mut store).await?;
         let mut request = http::Request::new(body);
         *request.method_mut() = start.method;
         *request.uri_mut() = start.uri;

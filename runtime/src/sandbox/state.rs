@@ -134,6 +134,22 @@ impl Limits {
             growing: 0,
         }
     }
+
+    /// The CPU account of the guest that it limits.
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+}
+
+/// The data of a store whose guest has such limits.
+pub(super) trait Limited: Send + 'static {
+    fn limits(&mut self) -> &mut Limits;
+}
+
+impl Limited for State {
+    fn limits(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
 }
 
 #[async_trait::async_trait]

@@ -58,7 +58,12 @@ fn a_component_that_cannot_run_is_refused_and_the_live_version_stays() {
             "not_a_component",
             "not a WebAssembly component",
         ),
-        (core, 400, "not_a_component", "core module"),
+        (
+            core,
+            400,
+            "component_contract",
+            "must export the function _start",
+        ),
         (torn, 400, "invalid_component", "does not compile"),
         (
             empty_component,

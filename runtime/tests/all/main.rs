@@ -14,6 +14,7 @@ mod onnx_file;
 mod cache;
 mod canary;
 mod client;
+mod command;
 mod command_line;
 mod components;
 mod deploy;

@@ -6,8 +6,8 @@ use http_body_util::{BodyExt as _, Full};
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_host::nn_peer;
 use shoal_inference::{
-    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, NamedTensor, Request, TenantId,
-    Tensor, start_thread,
+    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSpec, NamedTensor, Request,
+    TenantId, Tensor, start_thread,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -30,6 +30,11 @@ impl Infer for Direct {
     fn open(&self, name: String) -> BoxFuture<Result<ModelId, OpenError>> {
         let model = self.0.model(&name).map(|model| model.id);
         Box::pin(std::future::ready(model.ok_or(OpenError::Unknown)))
+    }
+
+    fn describe(&self, model: ModelId) -> BoxFuture<Result<ModelSpec, Error>> {
+        let model = self.0.model_of(model).ok_or(Error::NotLoaded);
+        Box::pin(std::future::ready(model.map(|model| model.spec.clone())))
     }
 
     fn infer(

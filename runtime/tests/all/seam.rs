@@ -16,8 +16,8 @@ use shoal::sandbox::messages::{
 use shoal::sandbox::{Bound, Function, LogWriter, Registry, Runner, Tenant};
 use shoal_host::nn::{BoxFuture, Infer, OpenError};
 use shoal_inference::{
-    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSource, NamedTensor,
-    Request, TenantId, Tensor, start_thread,
+    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSource, ModelSpec,
+    NamedTensor, Request, TenantId, Tensor, start_thread,
 };
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -112,6 +112,16 @@ impl Infer for Remote {
         })
     }
 
+    fn describe(&self, model: ModelId) -> BoxFuture<Result<ModelSpec, Error>> {
+        let asked = self.ask(Ask::Describe { model }, Vec::new());
+        Box::pin(async move {
+            match asked.await.0 {
+                Answer::Described(spec) => Ok(spec),
+                _ => Err(Error::NotLoaded),
+            }
+        })
+    }
+
     fn infer(
         &self,
         model: ModelId,
@@ -124,7 +134,7 @@ impl Infer for Remote {
             match asked.await {
                 (Answer::Inferred(outputs), payload) => Ok(unpack(outputs, &payload)?),
                 (Answer::Refused { message, .. }, _) => Err(Error::Invalid(message)),
-                (Answer::Opened(_) | Answer::Embedded(_), _) => Err(Error::Stopped),
+                _ => Err(Error::Stopped),
             }
         })
     }
@@ -138,7 +148,7 @@ impl Infer for Remote {
                     Ok(named.into_iter().next().unwrap().1)
                 }
                 (Answer::Refused { message, .. }, _) => Err(Error::Invalid(message)),
-                (Answer::Opened(_) | Answer::Inferred(_), _) => Err(Error::Stopped),
+                _ => Err(Error::Stopped),
             }
         })
     }
@@ -281,6 +291,9 @@ impl Gateway {
                 };
                 let reply = self.inference.submit(request).await.unwrap();
                 Answer::Inferred(pack(reply.outputs, &mut outputs))
+            }
+            Ask::Describe { model } => {
+                Answer::Described(self.inference.model_of(model).unwrap().spec.clone())
             }
             Ask::Embed { model, texts } => {
                 let request = EmbedRequest {
