@@ -3,7 +3,7 @@
 use crate::ModelError;
 use crate::bindings::shoal::inference::embeddings;
 
-/// One vector for each text, in their order, each of length 1: how alike two texts are is the sum of the products of their
+/// One vector for each text, in their order, each of length 1 (0 for a text of which the model knows nothing): how alike two texts are is the sum of the products of their
 /// vectors' numbers.
 ///
 /// `model` is one that was added with its tokenizer and granted to this function. All texts share batches, with each other and

@@ -21,7 +21,7 @@ pub struct Config {
     pub tensor_bytes_max: u64,
     /// Most texts of one request, 1 to 65,536.
     pub texts_max: usize,
-    /// Most bytes of one text, 1 to 1 MiB.
+    /// Most bytes of one text, 1 to 64 KiB.
     pub text_bytes_max: usize,
 }
 
@@ -72,7 +72,7 @@ impl Config {
         between("models_max", self.models_max as u64, 1, 4_096)?;
         between("tensor_bytes_max", self.tensor_bytes_max, 1, 4 << 30)?;
         between("texts_max", self.texts_max as u64, 1, 65_536)?;
-        between("text_bytes_max", self.text_bytes_max as u64, 1, 1 << 20)?;
+        between("text_bytes_max", self.text_bytes_max as u64, 1, 64 << 10)?;
         at_least(
             "tenant_rows_max",
             u64::from(self.tenant_rows_max),

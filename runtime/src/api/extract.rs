@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Bytes of a form beside its files.
+const FORM_BYTES_MAX: u64 = 64 << 10;
 /// Longest JSON body of a command.
 const JSON_BYTES_MAX: usize = 64 << 10;
 
@@ -166,11 +168,11 @@ pub(super) async fn read_files<const N: usize>(
         param: "body",
         why: error.to_string(),
     };
-    let sizes = fields
-        .iter()
-        .fold(multer::SizeLimit::new(), |sizes, (name, limit, _)| {
-            sizes.for_field(*name, *limit)
-        });
+    let whole = fields.iter().map(|(_, limit, _)| *limit).sum::<u64>() + FORM_BYTES_MAX;
+    let sizes = multer::SizeLimit::new().whole_stream(whole);
+    let sizes = fields.iter().fold(sizes, |sizes, (name, limit, _)| {
+        sizes.for_field(*name, *limit)
+    });
     let names = fields.iter().map(|(name, ..)| *name).collect();
     let constraints = multer::Constraints::new()
         .allowed_fields(names)

@@ -3,9 +3,10 @@
 
 use super::error::Thing;
 use super::functions::Deployed;
-use super::rows::{CanaryRow, FunctionRow, RolledBack};
+use super::rows::{CanaryRow, FunctionRow, RolledBack, VersionRow, encode, version_key};
 use super::{Control, ControlError};
-use crate::sandbox::Findings;
+use crate::sandbox::{ComponentId, Findings, Function};
+use crate::store::Op;
 use crate::wall_clock::unix_seconds;
 use shoal_inference::TenantId;
 use std::sync::Arc;
@@ -37,19 +38,26 @@ impl Control {
         let before = self.function_row(tenant, function).await?;
         let row = before.1.clone();
         let canary = row.canary.ok_or(ControlError::Unknown(Thing::Canary))?;
+        let mut ops = Vec::new();
         let row = if percent < 100 {
             FunctionRow {
                 canary: Some(CanaryRow { percent, ..canary }),
                 ..row
             }
         } else {
+            let live = VersionRow {
+                untried: false,
+                ..canary.version
+            };
+            let key = version_key(tenant, function, live.number);
+            ops.push(Op::Put(key, encode(&live)));
             FunctionRow {
-                live: canary.version,
+                live,
                 canary: None,
                 ..row
             }
         };
-        self.put_function(tenant, function, Some(before), &row, Vec::new())
+        self.put_function(tenant, function, Some(before), &row, ops)
             .await?;
         let name = function.to_owned();
         Ok(Deployed { name, row })
@@ -58,12 +66,7 @@ impl Control {
     async fn give_up_canaries(&self) -> Result<(), ControlError> {
         for failed in self.registry.failed_canaries() {
             let function = &failed.function;
-            let given_up = self.give_up_canary(
-                function.tenant.id,
-                &function.name,
-                function.number,
-                failed.findings,
-            );
+            let given_up = self.give_up_canary(function, failed.findings);
             match given_up.await {
                 // Whoever changed it meanwhile knew better, or the next round does.
                 Ok(()) | Err(ControlError::Unknown(_)) => {}
@@ -75,15 +78,18 @@ impl Control {
 
     async fn give_up_canary(
         &self,
-        tenant: TenantId,
-        function: &str,
-        number: u32,
+        failed: &Function,
         findings: Findings,
     ) -> Result<(), ControlError> {
+        let (tenant, function, number) = (failed.tenant.id, &*failed.name, failed.number);
         let _writer = self.writer(tenant).await;
         let before = self.function_row(tenant, function).await?;
-        let canary = before.1.canary.as_ref();
-        if canary.is_none_or(|canary| canary.version.number != number) {
+        // A function that was deleted and made again has the same numbers.
+        let is_it = |canary: &CanaryRow| {
+            let component: ComponentId = canary.version.component.into();
+            (canary.version.number, component) == (number, failed.component)
+        };
+        if !before.1.canary.as_ref().is_some_and(is_it) {
             return Ok(());
         }
         let row = FunctionRow {

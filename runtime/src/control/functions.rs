@@ -73,8 +73,11 @@ impl Control {
             grants,
             created_at: now,
             created_by: by,
+            untried: canary.is_some(),
         };
-        let mut ops = self.too_old(tenant, &function).await?;
+        let stays = before.as_ref().filter(|_| canary.is_some());
+        let stays = stays.map(|(_, row)| row.live.number);
+        let mut ops = self.too_old(tenant, &function, stays).await?;
         ops.push(Op::Put(
             version_key(tenant, &function, number),
             encode(&version),
@@ -125,7 +128,7 @@ impl Control {
         let versions = self.versions(tenant, function).await?;
         let older = |version: &&VersionRow| match number {
             Some(number) => version.number == number,
-            None => version.number < before.1.live.number,
+            None => version.number < before.1.live.number && !version.untried,
         };
         let live = versions.iter().rev().find(older).cloned();
         let live = live.ok_or(ControlError::Unknown(Thing::Version))?;
@@ -270,12 +273,18 @@ impl Control {
         })
     }
 
-    /// What goes when one more version comes, and is live: the oldest.
-    async fn too_old(&self, tenant: TenantId, function: &str) -> Result<Vec<Op>, ControlError> {
+    /// What goes when one more version comes: the oldest, but for the one that stays live.
+    async fn too_old(
+        &self,
+        tenant: TenantId,
+        function: &str,
+        stays: Option<u32>,
+    ) -> Result<Vec<Op>, ControlError> {
         let versions = self.versions(tenant, function).await?;
         let surplus = (versions.len() + 1).saturating_sub(self.config.function_versions_max);
         Ok(versions
             .iter()
+            .filter(|version| Some(version.number) != stays)
             .take(surplus)
             .map(|version| Op::Delete(version_key(tenant, function, version.number)))
             .collect())

@@ -74,6 +74,9 @@ pub(crate) struct VersionRow {
     pub(crate) created_at: u64,
     /// Who deployed it; `None` where the node asks for no key.
     pub(crate) created_by: Option<KeyId>,
+    /// Deployed to be tried, and never live: nothing to go back to but by its number.
+    #[serde(default)]
+    pub(crate) untried: bool,
 }
 
 /// A model of the node; the row's name is the model's.

@@ -72,6 +72,15 @@ impl RequestBody {
     }
 }
 
+/// Whoever is stopped while it waits for its client waited in vain.
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.waiting.is_some() {
+            self.record.client_kept_waiting();
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = HttpError;
@@ -99,7 +108,10 @@ impl Body for RequestBody {
         }
         let frame = match frame {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                self.record.client_failed();
+                return Poll::Ready(Some(Err(error.into())));
+            }
             None => return Poll::Ready(None),
         };
         let data = match frame.into_data() {

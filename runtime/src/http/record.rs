@@ -86,6 +86,10 @@ pub(crate) struct Record {
     cpu: OnceLock<Cpu>,
     status: AtomicU16,
     complete: AtomicBool,
+    /// The request's body broke off.
+    client_failed: AtomicBool,
+    /// The guest waited for the request's body to its end.
+    client_kept_waiting: AtomicBool,
     failure: OnceLock<Failure>,
     verdict: AtomicU8,
     /// From the head of the request to the end of the answer.
@@ -110,6 +114,8 @@ impl Record {
             cpu: OnceLock::new(),
             status: AtomicU16::new(0),
             complete: AtomicBool::new(false),
+            client_failed: AtomicBool::new(false),
+            client_kept_waiting: AtomicBool::new(false),
             failure: OnceLock::new(),
             verdict: AtomicU8::new(0),
             answered_ns: AtomicU64::new(0),
@@ -156,6 +162,16 @@ impl Record {
         self.status.store(status, Relaxed);
     }
 
+    /// The request's body broke off.
+    pub(crate) fn client_failed(&self) {
+        self.client_failed.store(true, Relaxed);
+    }
+
+    /// The guest has ended while it waited for the request's body.
+    pub(crate) fn client_kept_waiting(&self) {
+        self.client_kept_waiting.store(true, Relaxed);
+    }
+
     /// The answer was handed over whole.
     pub(crate) fn complete(&self) {
         self.complete.store(true, Relaxed);
@@ -190,13 +206,14 @@ impl Record {
 
     /// Whether the version that was called failed; `None` where this call tells nothing of it.
     fn version_failed(&self) -> Option<bool> {
-        if self.verdict().is_some() {
+        if self.verdict().is_some() || self.client_failed.load(Relaxed) {
             // Its client did.
             return None;
         }
         match (self.failure.get(), self.status.load(Relaxed)) {
             // For want of room on the node, whichever version.
             (Some(Failure::Exhausted | Failure::CompilesBusy), _) => None,
+            (Some(Failure::Deadline), _) if self.client_kept_waiting.load(Relaxed) => None,
             (Some(_), _) => Some(true),
             // Its client went away before it answered.
             (None, 0) => None,

@@ -1,6 +1,6 @@
 //! A new version on trial: which calls it gets, and when it has failed. Pure; `control` makes what is found here durable.
 
-use super::registry::Function;
+use super::registry::{Function, FunctionVersion};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
@@ -134,6 +134,12 @@ impl Trial {
             failed: OnceLock::new(),
             failing,
         }
+    }
+
+    /// Whether it is between these two. A function that was deleted and made again has the same numbers.
+    pub(super) fn is_of(&self, live: &Function, canary: &FunctionVersion) -> bool {
+        let of = (self.live, self.canary.number, self.canary.component);
+        of == (live.number, canary.number, canary.component)
     }
 
     /// What has been seen so far.

@@ -192,8 +192,7 @@ impl Registry {
             let goes_on = before
                 .and_then(|before| before.trial)
                 .map(|(trial, _)| trial);
-            let goes_on = goes_on
-                .filter(|trial| (trial.live, trial.canary.number) == (live.number, canary.number));
+            let goes_on = goes_on.filter(|trial| trial.is_of(&live, &canary));
             let trial = goes_on.unwrap_or_else(|| {
                 let canary = self.function(canary, &log);
                 Arc::new(Trial::new(

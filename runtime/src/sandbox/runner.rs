@@ -258,6 +258,7 @@ impl Life {
                     ),
                     log: self.log,
                     limits: memory,
+                    handles_max: limits.guest_handles_max,
                 };
                 let sandbox = &self.runner.sandbox;
                 command.run(sandbox, pre, start, body, answer).await

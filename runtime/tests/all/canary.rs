@@ -225,15 +225,69 @@ fn as_many_failures_as_the_live_version_has_are_none() {
         assert_eq!(call_from(&node, client, "/f/acme/web/trap").status, 500);
     }
     assert_eq!(node.get(WEB).json()["canary"]["percent"], 50);
-    // What comes of the client or of the node's limits is no failure of either.
-    deploy(&node, "?canary=99", "echo");
-    let large = b"POST /f/acme/web/ HTTP/1.1\r\nhost: t\r\ncontent-length: 99999999999\r\n\r\n";
+}
+
+#[test]
+fn what_a_client_does_wrong_is_no_failure_of_a_version() {
+    let node = node(Config {
+        body_bytes_max: 1_000,
+        ..config()
+    });
+    deploy(&node, "?canary=99", "command");
+    let head = "POST /f/acme/web/cat HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n";
     for _ in 0..20 {
-        let mut client = node.connect();
-        client.send(large);
-        assert_eq!(client.reply().status, 413);
+        // Over the limit, known too late to be refused; then a chunk that is none; then one that breaks off.
+        let large = format!("{head}7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2_000));
+        for request in [
+            large.as_str(),
+            &format!("{head}zzz\r\n"),
+            &format!("{head}5\r\nab"),
+        ] {
+            let mut client = node.connect();
+            client.send(request.as_bytes());
+            client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut rest = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut client.stream, &mut rest);
+        }
     }
-    assert_eq!(node.get(WEB).json()["canary"]["failed"], 0);
+    assert_eq!(node.get("/f/acme/web/bytes/1").text(), "x");
+    let seen = seen(&node, |canary| {
+        canary["calls"] != 0 || canary["live_calls"] != 0
+    });
+    assert_eq!(
+        (&seen["failed"], &seen["live_failed"]),
+        (&Value::from(0), &Value::from(0))
+    );
+}
+
+#[test]
+fn what_was_never_live_is_not_gone_back_to_and_the_live_one_is_kept() {
+    let node = node(Config {
+        function_versions_max: 2,
+        ..config()
+    });
+    let rollback = || node.post(&format!("{WEB}/rollback"), b"{}");
+    for _ in 0..3 {
+        deploy(&node, "?canary=50", "echo");
+    }
+    let versions = node.get(&format!("{WEB}/versions")).json();
+    let numbers: Vec<&Value> = versions["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| &v["version"])
+        .collect();
+    assert_eq!(numbers, [1, 4]);
+    // Its trial is over, and it has not been live.
+    assert_eq!(rollback().json()["canary"], Value::Null);
+    assert_eq!(rollback().error_code(), "version_not_found");
+    deploy(&node, "", "echo");
+    assert_eq!(rollback().error_code(), "version_not_found");
+    // What was made live by hand has been.
+    let live = deploy(&node, "?canary=50", "hello")["canary"]["version"]["version"].clone();
+    node.post(&format!("{WEB}/promote"), b"{}");
+    deploy(&node, "", "echo");
+    assert_eq!(rollback().json()["live"]["version"], live);
 }
 
 #[test]

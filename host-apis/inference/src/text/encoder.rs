@@ -5,7 +5,7 @@ use crate::request::{ModelSpec, NamedTensor, Port};
 use crate::tensor::{DType, Tensor};
 use std::fmt;
 use std::sync::Arc;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::{PostProcessor as _, Tokenizer, TruncationParams};
 
 /// Tokens of a text where the tokenizer's file does not say how many: what BERT has positions for.
 const TOKENS_DEFAULT: usize = 512;
@@ -85,14 +85,19 @@ impl Encoder {
             .get_truncation()
             .map_or(TOKENS_DEFAULT, |truncation| truncation.max_length);
         let tokens_max = asked.min(length.unwrap_or(TOKENS_MAX));
-        if tokens_max == 0 || asked > TOKENS_MAX {
+        // What is put around each text; tokenizers subtracts it unchecked.
+        let added = tokenizer.get_post_processor();
+        let added = added.map_or(0, |processor| processor.added_tokens(false));
+        if tokens_max <= added || asked > TOKENS_MAX {
             return Err(format!(
-                "tokenizer's truncation.max_length is {asked}, expected 1 to {TOKENS_MAX}"
+                "tokenizer's truncation.max_length is {asked}, expected {} to {TOKENS_MAX}",
+                added + 1
             ));
         }
         let truncation = TruncationParams {
             max_length: tokens_max,
-            ..TruncationParams::default()
+            stride: 0,
+            ..tokenizer.get_truncation().cloned().unwrap_or_default()
         };
         tokenizer
             .with_truncation(Some(truncation))
@@ -147,42 +152,38 @@ impl Encoder {
         self.inputs.iter().map(tensor).collect()
     }
 
-    /// One vector of length 1 for each text, from what the model made of [`Encoder::rows`].
+    /// The vector of each text, from what the model made of [`Encoder::rows`]: of length 1, or without any where there is no
+    /// token.
     pub(super) fn vectors(
         &self,
         outputs: &[NamedTensor],
         texts: &[&Tokens],
     ) -> Option<Vec<Vec<f32>>> {
         let (_, output) = outputs.iter().find(|(name, _)| *name == self.output.name)?;
-        let dimensions = *output.dims().last()? as usize;
-        let numbers: Vec<f32> = output
-            .data()
-            .chunks_exact(size_of::<f32>())
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
-            .collect();
-        if dimensions == 0 || texts.is_empty() {
+        let vector_bytes = *output.dims().last()? as usize * size_of::<f32>();
+        let text_bytes = output.data().len().checked_div(texts.len())?;
+        // A model may say that it makes nothing.
+        if vector_bytes == 0 || text_bytes < vector_bytes {
             return None;
         }
-        let of_a_text = numbers.chunks_exact(numbers.len() / texts.len());
-        let vector = |(tokens, numbers): (&&Tokens, &[f32])| {
-            let tokens = if self.output.by_token {
-                tokens.ids.len()
-            } else {
-                1
+        let vector = |(tokens, bytes): (&&Tokens, &[u8])| {
+            let tokens = match self.output.by_token {
+                true => tokens.ids.len(),
+                false => 1,
             };
-            let vectors = numbers.chunks_exact(dimensions).take(tokens);
-            unit(vectors, dimensions)
+            unit(bytes.chunks_exact(vector_bytes).take(tokens), vector_bytes)
         };
-        Some(texts.iter().zip(of_a_text).map(vector).collect())
+        let of_texts = output.data().chunks_exact(text_bytes);
+        Some(texts.iter().zip(of_texts).map(vector).collect())
     }
 }
 
-/// The mean of some vectors, with length 1; their number does not matter then.
-fn unit<'a>(vectors: impl Iterator<Item = &'a [f32]>, dimensions: usize) -> Vec<f32> {
-    let mut sum = vec![0.0_f64; dimensions];
+/// The mean of some vectors of f32, with length 1; their number does not matter then.
+fn unit<'a>(vectors: impl Iterator<Item = &'a [u8]>, vector_bytes: usize) -> Vec<f32> {
+    let mut sum = vec![0.0_f64; vector_bytes / size_of::<f32>()];
     for vector in vectors {
-        for (sum, x) in sum.iter_mut().zip(vector) {
-            *sum += f64::from(*x);
+        for (sum, x) in sum.iter_mut().zip(vector.chunks_exact(size_of::<f32>())) {
+            *sum += f64::from(f32::from_le_bytes(x.try_into().expect("chunks of four")));
         }
     }
     let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);

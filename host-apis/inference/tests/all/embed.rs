@@ -124,6 +124,18 @@ async fn what_is_beyond_the_tokens_is_cut_off() {
 }
 
 #[tokio::test]
+async fn what_a_tokenizer_adds_counts() {
+    let inference = inference(Config::default());
+    let tokenizer = compass::tokenizer_of_sentences(3);
+    let source = source(compass::onnx(), Some(tokenizer));
+    inference.load(source).await.unwrap();
+    // far, west, far: what is beyond three is cut off between them.
+    let reply = embed(&inference, &["west north north"]).await.unwrap();
+    assert_eq!(reply.tokens, 3);
+    near(&vectors(&reply), &[[0.0, 1.0]]);
+}
+
+#[tokio::test]
 async fn limits_hold_at_their_value() {
     let config = Config {
         texts_max: 2,
@@ -185,6 +197,11 @@ async fn a_tokenizer_that_does_not_fit_is_refused_by_name_and_leaves_nothing() {
             compass::onnx(),
             compass::tokenizer(8193),
             "truncation.max_length is 8193",
+        ),
+        (
+            compass::onnx(),
+            compass::tokenizer_of_sentences(2),
+            "truncation.max_length is 2, expected 3 to 8192",
         ),
         (
             pictures.file(),

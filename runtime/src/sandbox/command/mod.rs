@@ -3,6 +3,7 @@
 //! (RFC 3875, section 4.1).
 
 mod pipe;
+mod stderr;
 mod stdin;
 
 use super::engine::Sandbox;
@@ -16,11 +17,12 @@ use http_body::Body;
 use pipe::Pipe;
 use shoal_host::logging::Level;
 use shoal_host::witx::{WithWitxNn, WitxNn};
+use stderr::Paced;
 use stdin::Stdin;
 use tokio::sync::oneshot;
 use wasmtime::{InstancePre, Linker, Module};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{I32Exit, WasiCtx};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiView as _};
 use wasmtime_wasi_http::Error as HttpError;
 
 /// The function that a command begins with.
@@ -89,6 +91,8 @@ pub(super) struct Command {
     pub(super) nn: WitxNn,
     pub(super) log: LogWriter,
     pub(super) limits: Limits,
+    /// Most handles at once: also what `poll_oneoff` may wait for.
+    pub(super) handles_max: usize,
 }
 
 impl Command {
@@ -109,15 +113,16 @@ impl Command {
         B::Error: Into<HttpError>,
     {
         let stdout = Pipe::new(answer);
-        let p1 = WasiCtx::builder()
+        let mut p1 = WasiCtx::builder()
             .stdin(Stdin::new(body))
             .stdout(stdout.clone())
-            .stderr(self.log.stderr())
+            .stderr(Paced(self.log.stderr()))
             .envs(&variables(&start))
             .max_random_size(RANDOM_BYTES_MAX)
             .allow_tcp(false)
             .allow_udp(false)
             .build_p1();
+        p1.ctx().table.set_max_capacity(self.handles_max);
         let meter = self.limits.meter();
         let mut store = sandbox.store(CommandState {
             p1,
@@ -126,10 +131,13 @@ impl Command {
             limits: self.limits,
         });
         store.epoch_deadline_callback(move |_| Ok(meter.tick()));
-        let instance = pre.instantiate_async(&mut store).await?;
-        let entry = instance.get_typed_func::<(), ()>(&mut store, ENTRY)?;
-        let ended = entry.call_async(&mut store, ()).await;
-        match ended {
+        // A module may exit while it is instantiated, too.
+        let ended = async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            let entry = instance.get_typed_func::<(), ()>(&mut store, ENTRY)?;
+            entry.call_async(&mut store, ()).await
+        };
+        match ended.await {
             Err(error)
                 if error
                     .downcast_ref::<I32Exit>()

@@ -49,18 +49,17 @@ impl Pipe {
 
     /// The command has ended well: nothing more will be written.
     pub(super) fn end(&self) {
-        self.with(|kept| {
+        let whole = self.with(|kept| {
             kept.ended = true;
-            match kept.answer.take() {
-                Some(answer) => {
-                    let body = Full::new(kept.bytes.split().freeze());
-                    let body = body.map_err(|never| match never {}).boxed_unsync();
-                    // Whoever asked may have left.
-                    let _ = answer.send(Ok(Response::new(body)));
-                }
-                None => wake(&mut kept.reader),
-            }
+            wake(&mut kept.reader);
+            let answer = kept.answer.take()?;
+            Some((answer, kept.bytes.split().freeze()))
         });
+        if let Some((answer, bytes)) = whole {
+            let body = Full::new(bytes).map_err(|never| match never {});
+            // Whoever asked may have left.
+            let _ = answer.send(Ok(Response::new(body.boxed_unsync())));
+        }
     }
 
     fn with<T>(&self, then: impl FnOnce(&mut Kept) -> T) -> T {
@@ -68,25 +67,20 @@ impl Pipe {
     }
 
     /// Begins the answer once no more can be kept.
-    fn begin(&self, kept: &mut Kept) {
-        if kept.bytes.len() < KEPT_BYTES_MAX {
-            return;
-        }
-        if let Some(answer) = kept.answer.take() {
-            let body = Reader(self.clone());
-            let body = body.map_err(|never| match never {}).boxed_unsync();
-            let _ = answer.send(Ok(Response::new(body)));
-        }
-    }
-
     fn push(&self, bytes: &[u8]) -> usize {
-        self.with(|kept| {
+        let (taken, answer) = self.with(|kept| {
             let taken = bytes.len().min(kept.room());
             kept.bytes.extend_from_slice(&bytes[..taken]);
             wake(&mut kept.reader);
-            self.begin(kept);
-            taken
-        })
+            let is_full = kept.room() == 0;
+            (taken, kept.answer.take_if(|_| is_full))
+        });
+        // Not under the lock: where nobody waits for the answer any more, it comes back, and its body takes the lock too.
+        if let Some(answer) = answer {
+            let body = Reader(self.clone()).map_err(|never| match never {});
+            let _ = answer.send(Ok(Response::new(body.boxed_unsync())));
+        }
+        taken
     }
 }
 
@@ -208,5 +202,35 @@ impl AsyncWrite for Pipe {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_left_keeps_nobody_waiting() {
+        let (answer, head) = oneshot::channel();
+        let pipe = Pipe::new(answer);
+        drop(head);
+        assert_eq!(pipe.push(&[b'x'; 2 * KEPT_BYTES_MAX]), KEPT_BYTES_MAX);
+        // Its body came back and was dropped: there is nobody to write for.
+        assert!(matches!(
+            pipe.clone().check_write(),
+            Err(StreamError::Closed)
+        ));
+        pipe.end();
+    }
+
+    #[test]
+    fn an_answer_that_fits_is_whole() {
+        let (answer, mut head) = oneshot::channel();
+        let pipe = Pipe::new(answer);
+        assert_eq!(pipe.push(&[b'x'; KEPT_BYTES_MAX - 1]), KEPT_BYTES_MAX - 1);
+        assert!(head.try_recv().is_err());
+        pipe.end();
+        let body = head.try_recv().unwrap().unwrap().into_body();
+        assert_eq!(body.size_hint().exact(), Some(KEPT_BYTES_MAX as u64 - 1));
     }
 }

@@ -30,6 +30,17 @@ pub(crate) fn onnx() -> Vec<u8> {
 
 /// Its words, of which a text may have `tokens_max`.
 pub(crate) fn tokenizer(tokens_max: usize) -> Vec<u8> {
+    tokenizer_with(tokens_max, "null")
+}
+
+/// The same, that puts a word before each text and one behind it.
+#[allow(dead_code, reason = "the runtime's tests have no use for it")]
+pub(crate) fn tokenizer_of_sentences(tokens_max: usize) -> Vec<u8> {
+    let processor = r#"{"type": "BertProcessing", "sep": ["far", 4], "cls": ["far", 4]}"#;
+    tokenizer_with(tokens_max, processor)
+}
+
+fn tokenizer_with(tokens_max: usize, processor: &str) -> Vec<u8> {
     let words = WORDS.iter().enumerate();
     let vocabulary: Vec<String> = words
         .map(|(id, (word, _))| format!("\"{word}\": {id}"))
@@ -41,7 +52,7 @@ pub(crate) fn tokenizer(tokens_max: usize) -> Vec<u8> {
             "padding": {{"strategy": {{"Fixed": 128}}, "direction": "Right", "pad_to_multiple_of": null,
                         "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]"}},
             "added_tokens": [], "normalizer": null, "pre_tokenizer": {{"type": "WhitespaceSplit"}},
-            "post_processor": null, "decoder": null,
+            "post_processor": {processor}, "decoder": null,
             "model": {{"type": "WordLevel", "vocab": {{{}}}, "unk_token": "[UNK]"}}
         }}"#,
         vocabulary.join(", ")
