@@ -16,8 +16,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Bytes of all header fields of one request or answer that a guest makes, in memory.
 const FIELDS_BYTES_MAX: usize = 32 << 10;
-/// Bytes of one call to `get-random-bytes`.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of one call for random bytes.
+pub(super) const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// A guest that grows past this goes on in the background: its page faults must hold nobody's socket.
 const BIG_MEMORY_BYTES: usize = 8 << 20;
 

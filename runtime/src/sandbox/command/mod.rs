@@ -10,7 +10,7 @@ use super::engine::Sandbox;
 use super::invoke::Head;
 use super::logs::LogWriter;
 use super::messages::Start;
-use super::state::{Limited, Limits};
+use super::state::{Limited, Limits, RANDOM_BYTES_MAX};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http_body::Body;
@@ -31,8 +31,6 @@ const ENTRY: &str = "_start";
 const LOG_CONTEXT: &str = "wasi_ephemeral_nn";
 /// Bytes of all header fields that a command is given in its environment.
 const VARIABLES_BYTES_MAX: usize = 32 << 10;
-/// Bytes of one call to `random_get`.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 /// The data of a command's store.
 pub(crate) struct CommandState {
