@@ -156,3 +156,25 @@ impl Reply {
         self.headers.get(name)?.to_str().ok()
     }
 }
+
+/// A text as it stands in a query.
+pub(crate) fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).into(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_in_a_query_is_escaped() {
+        assert_eq!(
+            escaped("http://a-b.c/?x=é"),
+            "http%3A%2F%2Fa-b.c%2F%3Fx%3D%C3%A9"
+        );
+    }
+}

@@ -9,6 +9,7 @@ mod kill9_deploy;
 mod no_key;
 mod redeploy;
 mod runaway;
+mod ssrf;
 mod waiting;
 mod watched;
 
@@ -28,6 +29,7 @@ pub(crate) enum Bar {
     CompileBombs,
     Runaway,
     GuestFair,
+    Ssrf,
 }
 
 impl Bar {
@@ -43,6 +45,7 @@ impl Bar {
             Self::CompileBombs => "compile-bombs",
             Self::Runaway => "runaway",
             Self::GuestFair => "guest-fair",
+            Self::Ssrf => "ssrf",
         }
     }
 
@@ -74,6 +77,9 @@ impl Bar {
             Self::GuestFair => {
                 "200 guests of a tenant that compute without end: another's p99 is at most 5 ms more"
             }
+            Self::Ssrf => {
+                "more than 100 ways from a function to addresses inside: no byte arrives; allowed hosts are reached"
+            }
             Self::NoKey => "every route but /healthz and /readyz answers 401 without a right key",
         }
     }
@@ -90,6 +96,7 @@ impl Bar {
             Self::CompileBombs => compile_bombs::measure(run).await,
             Self::Runaway => runaway::measure(run).await,
             Self::GuestFair => guest_fair::measure(run).await,
+            Self::Ssrf => ssrf::measure(run).await,
         }
     }
 }

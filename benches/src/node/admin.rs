@@ -1,6 +1,6 @@
 //! The operator of a node: its admin API, as far as bars need it, on one connection.
 
-use crate::exchange::{Exchange, Reply};
+use crate::exchange::{Exchange, Reply, escaped};
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -128,6 +128,18 @@ impl Admin {
     ) -> anyhow::Result<Reply> {
         self.ask(Method::POST, &versions(project, function), wasm)
             .await
+    }
+
+    /// The same, with these hosts granted; it may be refused for what is no host.
+    pub(crate) async fn try_deploy_reaching(
+        &mut self,
+        project: &str,
+        function: &str,
+        wasm: Bytes,
+        egress: &str,
+    ) -> anyhow::Result<Reply> {
+        let path = format!("{}&egress={}", versions(project, function), escaped(egress));
+        self.ask(Method::POST, &path, wasm).await
     }
 
     /// One command that must work; what it answers.

@@ -44,9 +44,13 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Not in the registry of special-purpose addresses (RFC 6890, as IANA keeps it), nor multicast.
+/// Not in the registry of special-purpose addresses (RFC 6890, as IANA keeps it), nor multicast, nor a cloud's own.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
+    // Public by its number, and what Azure's machines are told their secrets by.
+    if address == Ipv4Addr::new(168, 63, 129, 16) {
+        return false;
+    }
     let special = match (a, b, c) {
         // This host, loopback, private networks.
         (0 | 10 | 127, ..) | (172, 16..=31, _) | (192, 168, _) => true,
@@ -85,12 +89,12 @@ mod tests {
     use super::*;
 
     const PUBLIC: &str = "
-        1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.0.0.1 128.0.0.1 169.253.0.1 172.15.255.255 172.32.0.0
+        1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.0.0.1 128.0.0.1 168.63.129.15 168.63.129.17 169.253.0.1 172.15.255.255 172.32.0.0
         192.0.1.0 192.167.0.1 198.17.0.1 198.20.0.1 223.255.255.255
         2606:4700::1111 2001:200::1 2a00:1450::1 ::ffff:1.1.1.1 64:ff9b::1.1.1.1 2002:101:101::";
 
     const PRIVATE: &str = "
-        0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.255 169.254.169.254
+        0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.255 168.63.129.16 169.254.169.254
         172.16.0.1 172.31.255.255 192.0.0.1 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1 198.19.255.255 198.51.100.1
         203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
         :: ::1 ::7f00:1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::127.0.0.1 64:ff9b::a9fe:a9fe
