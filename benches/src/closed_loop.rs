@@ -1,10 +1,12 @@
 //! A closed loop: so many connections, each of which asks again as soon as it is answered. Says how much a server can do, and
 //! nothing of how it feels below that.
 
+use crate::digits::Question;
 use crate::exchange::Exchange;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,30 +25,50 @@ impl Closed {
     }
 }
 
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) address: SocketAddr,
+    /// Of the connections in turn.
+    pub(crate) paths: Vec<String>,
+    /// What is sent, one after the other; without any it is a GET.
+    pub(crate) questions: Arc<[Question]>,
+}
+
+impl Asked {
+    /// A page.
+    pub(crate) fn page(address: SocketAddr, path: &str) -> Self {
+        Self {
+            address,
+            paths: vec![path.to_owned()],
+            questions: Arc::new([]),
+        }
+    }
+}
+
 /// Asks for so long.
 ///
 /// # Errors
-/// The first answer that is not 200, or none.
+/// The first answer that is not 200, or not the right one, or none.
 pub(crate) async fn closed_loop(
-    address: SocketAddr,
-    path: &str,
+    asked: &Asked,
     connections: usize,
     time: Duration,
 ) -> anyhow::Result<Closed> {
     let mut exchanges = Vec::new();
     for _ in 0..connections {
-        exchanges.push(Exchange::open(address).await?);
+        exchanges.push(Exchange::open(asked.address).await?);
     }
+    let paths = asked.paths.iter().cycle();
     let (began, mut asking) = (Instant::now(), JoinSet::new());
-    for mut exchange in exchanges {
-        let path = path.to_owned();
+    for ((n, mut exchange), path) in exchanges.into_iter().enumerate().zip(paths) {
+        let (path, questions) = (path.clone(), asked.questions.clone());
         asking.spawn(async move {
+            let mut questions = questions.iter().cycle().skip(n);
             let mut took = Vec::new();
             while began.elapsed() < time {
                 let asked = Instant::now();
-                let request = exchange.request(Method::GET, &path, None, Bytes::new())?;
-                let reply = exchange.send(request).await?;
-                anyhow::ensure!(reply.status == StatusCode::OK, "answered {}", reply.status);
+                ask(&mut exchange, &path, questions.next()).await?;
                 took.push(asked.elapsed());
             }
             anyhow::Ok(took)
@@ -58,4 +80,24 @@ pub(crate) async fn closed_loop(
     }
     all.wall = began.elapsed();
     Ok(all)
+}
+
+async fn ask(
+    exchange: &mut Exchange,
+    path: &str,
+    question: Option<&Question>,
+) -> anyhow::Result<()> {
+    let request = match question {
+        None => exchange.request(Method::GET, path, None, Bytes::new())?,
+        Some(question) => exchange.request(Method::POST, path, None, question.body.clone())?,
+    };
+    let reply = exchange.send(request).await?;
+    let right = question.is_none_or(|question| question.is_answered_by(&reply.body));
+    anyhow::ensure!(
+        reply.status == StatusCode::OK && right,
+        "answered {} {}",
+        reply.status,
+        String::from_utf8_lossy(&reply.body)
+    );
+    Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Deserialize;
 
+pub(crate) const DIGITS_ONNX: &[u8] = include_bytes!("../../samples/models/digits/digits.onnx");
 const FIXTURE: &str = include_str!("../../samples/models/digits/fixture.json");
 
 #[derive(Deserialize)]
@@ -36,7 +37,7 @@ pub(crate) struct Pictures(Vec<Question>);
 
 impl Pictures {
     pub(crate) fn read() -> anyhow::Result<Self> {
-        let fixture: Fixture = serde_json::from_str(FIXTURE).context("reading the fixture")?;
+        let fixture = fixture()?;
         let questions = fixture.images.iter().zip(fixture.labels);
         let questions: Vec<Question> = questions
             .map(|(image, digit)| Question {
@@ -48,6 +49,11 @@ impl Pictures {
         Ok(Self(questions))
     }
 
+    /// What the model is given: 64 numbers each.
+    pub(crate) fn images() -> anyhow::Result<Vec<Vec<f32>>> {
+        Ok(fixture()?.images)
+    }
+
     /// `n` of them in an order that follows from `seed`; neighbours mostly differ.
     pub(crate) fn pick(&self, n: usize, seed: u64) -> Vec<Question> {
         (0..n as u64)
@@ -57,6 +63,10 @@ impl Pictures {
             })
             .collect()
     }
+}
+
+fn fixture() -> anyhow::Result<Fixture> {
+    serde_json::from_str(FIXTURE).context("reading the fixture")
 }
 
 #[cfg(test)]

@@ -2,9 +2,27 @@
 
 use crate::bar::{Figure, Outcome, Run};
 use anyhow::Context as _;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::time::Duration;
 
 /// Up to so much load for each processor a wall time is judged. What a bar itself runs is within it.
 const LOAD_MAX_PER_PROCESSOR: f64 = 2.0;
+
+/// CPU time so far of this process.
+pub(crate) fn process_cpu() -> Duration {
+    time_of(ClockId::ProcessCPUTime)
+}
+
+/// CPU time so far of this thread.
+pub(crate) fn thread_cpu() -> Duration {
+    time_of(ClockId::ThreadCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    // Both are never negative.
+    Duration::new(tv_sec.unsigned_abs(), tv_nsec as u32)
+}
 
 /// How many wanted a processor, on average over the last minute.
 pub(crate) fn load_average() -> anyhow::Result<f64> {

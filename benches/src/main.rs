@@ -69,6 +69,12 @@ enum Command {
     /// Be a server that only answers
     #[command(hide = true)]
     Native,
+    /// Be a server whose guests block a thread for each call of a model
+    #[command(hide = true)]
+    Blocking {
+        /// What it is, in JSON
+        spec: String,
+    },
     /// Be the node that a bar loads
     #[command(hide = true)]
     Node {
@@ -91,6 +97,7 @@ fn main() -> ExitCode {
         Command::Bar { name, seed, quick } => judge(name, &Run { seed, quick }),
         Command::Bench { name, out } => compare(name, out.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Native => native::serve().map(|()| ExitCode::SUCCESS),
+        Command::Blocking { spec } => benches::blocking(&spec).map(|()| ExitCode::SUCCESS),
         Command::Node { spec } => node::serve(&spec).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

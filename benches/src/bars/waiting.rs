@@ -13,7 +13,7 @@
 use crate::bar::{Figure, Outcome, Run, Target};
 use crate::client;
 use crate::digits::Pictures;
-use crate::node::{Footprint, Node, Spec};
+use crate::node::{DeviceSpec, Footprint, Node, Spec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -44,7 +44,10 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
         // More than there are: a full batch would not wait.
         rows_max: GUESTS as u32 + 1,
         wait_max: WAIT,
-        launch: LAUNCH,
+        device: DeviceSpec::Simulated {
+            launch: LAUNCH,
+            per_row: Duration::ZERO,
+        },
     };
     let node = Node::start(&spec).await?;
     if let Some(why) = node.cannot_hold(GUESTS) {

@@ -1,13 +1,19 @@
 //! The benches. Each file says what is compared with what.
 
+mod async_gain;
+mod batching;
 mod dispatch;
 mod first_request;
+
+pub(crate) use async_gain::blocking;
 
 use std::path::Path;
 
 /// A bench, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Bench {
+    AsyncGain,
+    Batching,
     Dispatch,
     FirstRequest,
 }
@@ -15,6 +21,8 @@ pub(crate) enum Bench {
 impl Bench {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::AsyncGain => "async-gain",
+            Self::Batching => "batching",
             Self::Dispatch => "dispatch",
             Self::FirstRequest => "first-request",
         }
@@ -23,6 +31,12 @@ impl Bench {
     /// What it compares, in a line.
     pub(crate) fn about(self) -> &'static str {
         match self {
+            Self::AsyncGain => {
+                "guests that wait for a model without a thread, beside those of wasmtime-wasi-nn, which take one"
+            }
+            Self::Batching => {
+                "what batches cost beside the engine called directly, and beside what a device could do"
+            }
             Self::Dispatch => {
                 "a fresh sandbox for each request, beside wasmtime serve and beside hyper alone"
             }
@@ -35,10 +49,17 @@ impl Bench {
     /// Prints a table; writes a plot where there is a folder for it.
     pub(crate) async fn compare(self, out: Option<&Path>) -> anyhow::Result<()> {
         match self {
+            Self::AsyncGain => async_gain::compare().await,
+            Self::Batching => batching::compare().await,
             Self::Dispatch => dispatch::compare(out).await,
             Self::FirstRequest => first_request::compare(out).await,
         }
     }
+}
+
+/// Of a goal.
+fn verdict(holds: bool) -> &'static str {
+    if holds { "holds" } else { "missed" }
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
 //! The child's side: a node as `shoal` runs it, with the bundled model on a simulated device, until it is asked to stop.
 
 use super::{Ready, Spec};
+use crate::digits::DIGITS_ONNX;
 use anyhow::Context as _;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use shoal::sandbox::{Allocator, FunctionSource, Grants};
 use shoal::store::Data;
 use shoal::{Access, Config, Listeners, Parts, Seed};
-use shoal_inference::{Compute, ModelSource, SimConfig, SimDevice};
+use shoal_inference::ModelSource;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-const DIGITS_ONNX: &[u8] = include_bytes!("../../../samples/models/digits/digits.onnx");
-const DIGITS: &[u8] = include_bytes!("../../../samples/components/digits.wasm");
+/// The sample that asks it.
+pub(crate) const DIGITS: &[u8] = include_bytes!("../../../samples/components/digits.wasm");
 /// Connections that the node has not accepted yet. std's 128 overflow when thousands come at once, and each that is dropped
 /// tries again after a second.
 const BACKLOG: u32 = 4_096;
@@ -64,14 +64,6 @@ fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
     };
     config.inference.rows_max = spec.rows_max;
     config.inference.wait_max = spec.wait_max;
-    let device = SimDevice::new(SimConfig {
-        name: "simulated".to_owned(),
-        launch: spec.launch,
-        per_row: Duration::ZERO,
-        memory_bytes: None,
-        compute: Compute::Onnx,
-        faults: Vec::new(),
-    });
     let wasm: Arc<[u8]> = Arc::from(DIGITS);
     let function = |n| FunctionSource {
         project: tenant(n),
@@ -85,19 +77,24 @@ fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
     Ok(Parts {
         config,
         listeners: Listeners::one(listener),
-        devices: vec![device.into()],
+        devices: vec![spec.device.start()?],
         data: Data::in_memory()?,
         access: Access::Open,
         new_admin_key: false,
         seed: Seed {
-            models: vec![ModelSource {
-                name: "digits".to_owned(),
-                onnx: Arc::from(DIGITS_ONNX),
-                tokenizer: None,
-            }],
+            models: vec![digits()],
             functions: (0..spec.tenants).map(function).collect(),
         },
     })
+}
+
+/// The bundled model.
+pub(crate) fn digits() -> ModelSource {
+    ModelSource {
+        name: "digits".to_owned(),
+        onnx: Arc::from(DIGITS_ONNX),
+        tokenizer: None,
+    }
 }
 
 fn say_ready(address: SocketAddr, allocator: &Allocator) {

@@ -10,7 +10,7 @@ mod children;
 mod served;
 
 pub(crate) use admin::{Admin, Live};
-pub(crate) use child::serve;
+pub(crate) use child::{DIGITS, digits, serve};
 pub(crate) use children::{Children, Peak};
 pub(crate) use served::{Home, Served, cpu_of};
 
@@ -18,8 +18,10 @@ use crate::client;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use shoal_inference::{AnyDevice, Compute, CpuDevice, SimConfig, SimDevice};
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -42,8 +44,39 @@ pub(crate) struct Spec {
     pub(crate) rows_max: u32,
     /// How long the idle device waits for a fuller batch.
     pub(crate) wait_max: Duration,
-    /// Time of one run on the simulated device.
-    pub(crate) launch: Duration,
+    pub(crate) device: DeviceSpec,
+}
+
+/// What a node runs models on.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum DeviceSpec {
+    /// One thread of this processor.
+    Cpu,
+    /// What it answers is real.
+    Simulated {
+        /// Time of one run, and of each row on top.
+        launch: Duration,
+        per_row: Duration,
+    },
+}
+
+impl DeviceSpec {
+    /// # Errors
+    /// The operating system gives no thread.
+    pub(crate) fn start(self) -> std::io::Result<AnyDevice> {
+        Ok(match self {
+            Self::Cpu => CpuDevice::new(NonZeroUsize::MIN)?.into(),
+            Self::Simulated { launch, per_row } => SimDevice::new(SimConfig {
+                name: "simulated".to_owned(),
+                launch,
+                per_row,
+                memory_bytes: None,
+                compute: Compute::Onnx,
+                faults: Vec::new(),
+            })
+            .into(),
+        })
+    }
 }
 
 /// What a node says of itself, in a line on stdout, when it is about to accept connections.
@@ -165,6 +198,10 @@ impl Node {
         self.ready.address
     }
 
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the node has ended")
+    }
+
     /// Why it cannot hold so many guests in its pool, if it cannot: a limit of this machine.
     pub(crate) fn cannot_hold(&self, guests: usize) -> Option<String> {
         match &self.ready.pool {
@@ -191,7 +228,7 @@ impl Node {
     }
 
     pub(crate) fn footprint(&self) -> anyhow::Result<Footprint> {
-        Footprint::of(self.child.id().context("the node has ended")?)
+        Footprint::of(self.pid()?)
     }
 
     /// Asks the node to drain and waits until it has.

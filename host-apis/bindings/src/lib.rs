@@ -7,5 +7,4 @@ pub mod embeddings;
 pub mod logging;
 pub mod many;
 pub mod nn;
-pub mod nn_peer;
 pub mod witx;

@@ -364,7 +364,7 @@ pub fn error_code(error: &Error) -> ErrorCode {
     }
 }
 
-pub(crate) fn dtype(ty: HostType) -> DType {
+fn dtype(ty: HostType) -> DType {
     match ty {
         HostType::Fp16 => DType::F16,
         HostType::Bf16 => DType::BF16,
@@ -376,7 +376,7 @@ pub(crate) fn dtype(ty: HostType) -> DType {
     }
 }
 
-pub(crate) fn host_type(dtype: DType) -> HostType {
+fn host_type(dtype: DType) -> HostType {
     match dtype {
         DType::F16 => HostType::Fp16,
         DType::BF16 => HostType::Bf16,

@@ -32,7 +32,6 @@ mod logs;
 mod model_admission;
 mod operations;
 mod origin;
-mod peer;
 mod seam;
 mod serve;
 mod store;

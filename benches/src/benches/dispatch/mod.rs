@@ -8,6 +8,7 @@
 
 mod servers;
 
+use super::verdict;
 use crate::closed_loop::{Closed, closed_loop};
 use crate::machine::load_average;
 use crate::node::Home;
@@ -64,7 +65,7 @@ pub(super) async fn compare(out: Option<&Path>) -> anyhow::Result<()> {
     let mut servers = Vec::new();
     for kind in Kind::ALL {
         if let Some(server) = Server::start(kind, &mut home).await? {
-            closed_loop(server.address, server.path, 8, WARM_UP).await?;
+            closed_loop(&server.asked(), 8, WARM_UP).await?;
             servers.push((kind, server));
         }
     }
@@ -104,7 +105,7 @@ async fn closed(
     for _ in 0..ROUNDS {
         for ((_, server), (_, measured)) in servers.iter().zip(&mut measured) {
             let before = server.cpu()?;
-            let round = closed_loop(server.address, server.path, connections, ROUND).await?;
+            let round = closed_loop(&server.asked(), connections, ROUND).await?;
             measured.cpu += server.cpu()?.saturating_sub(before);
             measured.rounds.push(round);
         }
@@ -177,10 +178,6 @@ fn table(connections: usize, measured: &[(Kind, Measured)]) -> String {
         );
     }
     table
-}
-
-fn verdict(holds: bool) -> &'static str {
-    if holds { "holds" } else { "missed" }
 }
 
 fn curve_table(curves: &[(Kind, Vec<f64>)]) -> String {

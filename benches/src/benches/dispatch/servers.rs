@@ -1,5 +1,6 @@
 //! The servers that are compared: each a process of its own that answers `hello`.
 
+use crate::closed_loop::Asked;
 use crate::node::{Home, Served, cpu_of};
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -83,6 +84,11 @@ impl Server {
             process: Process::Served(Box::new(served)),
             path: "/f/acme/hello/",
         })
+    }
+
+    /// Its page.
+    pub(super) fn asked(&self) -> Asked {
+        Asked::page(self.address, self.path)
     }
 
     /// CPU time of all its threads so far.

@@ -1,36 +1,35 @@
-//! The synchronous peer of [`crate::nn`]: `wasmtime-wasi-nn` itself, with our engine behind its backend traits. Tests run the
-//! same guest on both and compare; benches show what a thread for each waiting guest costs. Not for tenants: its WITX side
-//! panics on a bad guest pointer, and it blocks a thread for each call.
+//! Our engine behind the traits of `wasmtime-wasi-nn`, whose `compute` is synchronous: it blocks a thread for each call.
 
-use crate::nn::{Infer, dtype, host_type};
-use shoal_inference::{ModelId, ModelSpec, NamedTensor};
+use shoal_inference::{
+    DType, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, TenantId,
+};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::Duration;
+use tokio::time::Instant;
 use wasmtime_wasi_nn::backend::{
     BackendError, BackendExecutionContext, BackendFromDir, BackendGraph, BackendInner, Id,
     NamedTensor as HostNamedTensor,
 };
 use wasmtime_wasi_nn::wit::WasiNnCtx;
-use wasmtime_wasi_nn::wit::types::{ExecutionTarget, GraphEncoding};
+use wasmtime_wasi_nn::wit::types::{ExecutionTarget, GraphEncoding, TensorType};
 use wasmtime_wasi_nn::{Backend, ExecutionContext, Graph, GraphRegistry, Registry, Tensor};
 
-/// What a store of `wasmtime-wasi-nn` holds so that its guests run `models` on our engine.
-pub fn context(host: &Arc<dyn Infer>, models: &[Arc<shoal_inference::Model>]) -> WasiNnCtx {
-    let graphs = models
-        .iter()
-        .map(|model| {
-            let graph: Box<dyn BackendGraph> = Box::new(PeerGraph {
-                host: host.clone(),
-                model: model.id,
-                spec: Arc::new(model.spec.clone()),
-            });
-            (model.name.clone(), Graph::from(graph))
-        })
-        .collect();
+const TENANT: TenantId = TenantId(1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a store of `wasmtime-wasi-nn` holds so that its guest runs `model` on our engine.
+pub(super) fn context(inference: &Inference, model: &Model) -> WasiNnCtx {
+    let graph: Box<dyn BackendGraph> = Box::new(PeerGraph {
+        inference: inference.clone(),
+        model: model.id,
+        spec: Arc::new(model.spec.clone()),
+    });
+    let graphs = HashMap::from([(model.name.clone(), Graph::from(graph))]);
     WasiNnCtx::new(
         [Backend::from(NoLoading)],
         Registry::from(ByName { graphs }),
@@ -70,7 +69,7 @@ impl GraphRegistry for ByName {
 }
 
 struct PeerGraph {
-    host: Arc<dyn Infer>,
+    inference: Inference,
     model: ModelId,
     spec: Arc<ModelSpec>,
 }
@@ -78,7 +77,7 @@ struct PeerGraph {
 impl BackendGraph for PeerGraph {
     fn init_execution_context(&self) -> Result<ExecutionContext, BackendError> {
         let context: Box<dyn BackendExecutionContext> = Box::new(PeerContext {
-            host: self.host.clone(),
+            inference: self.inference.clone(),
             model: self.model,
             spec: self.spec.clone(),
             inputs: HashMap::new(),
@@ -89,7 +88,7 @@ impl BackendGraph for PeerGraph {
 }
 
 struct PeerContext {
-    host: Arc<dyn Infer>,
+    inference: Inference,
     model: ModelId,
     spec: Arc<ModelSpec>,
     /// Set one by one, as WITX guests do.
@@ -125,9 +124,15 @@ impl BackendExecutionContext for PeerContext {
             None => std::mem::take(&mut self.inputs),
         };
         let inputs = inputs.into_iter().map(ours).collect::<Result<_, _>>()?;
-        let outputs = block_on(self.host.infer(self.model, inputs))
+        let request = Request {
+            tenant: TENANT,
+            model: self.model,
+            deadline: Instant::now() + PATIENCE,
+            inputs,
+        };
+        let reply = block_on(self.inference.submit(request))
             .map_err(|error| BackendError::BackendAccess(error.into()))?;
-        let outputs = outputs.into_iter().map(theirs).collect();
+        let outputs = reply.outputs.into_iter().map(theirs).collect();
         if with_call {
             return Ok(Some(outputs));
         }
@@ -158,7 +163,31 @@ fn theirs((name, tensor): NamedTensor) -> HostNamedTensor {
     let (dtype, dims, data) = tensor.into_parts();
     HostNamedTensor {
         name,
-        tensor: Tensor::new(dims, host_type(dtype), data),
+        tensor: Tensor::new(dims, tensor_type(dtype), data),
+    }
+}
+
+fn dtype(ty: TensorType) -> DType {
+    match ty {
+        TensorType::Fp16 => DType::F16,
+        TensorType::Bf16 => DType::BF16,
+        TensorType::Fp32 => DType::F32,
+        TensorType::Fp64 => DType::F64,
+        TensorType::U8 => DType::U8,
+        TensorType::I32 => DType::I32,
+        TensorType::I64 => DType::I64,
+    }
+}
+
+fn tensor_type(dtype: DType) -> TensorType {
+    match dtype {
+        DType::F16 => TensorType::Fp16,
+        DType::BF16 => TensorType::Bf16,
+        DType::F32 => TensorType::Fp32,
+        DType::F64 => TensorType::Fp64,
+        DType::U8 => TensorType::U8,
+        DType::I32 => TensorType::I32,
+        DType::I64 => TensorType::I64,
     }
 }
 
