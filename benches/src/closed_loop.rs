@@ -33,6 +33,8 @@ pub(crate) struct Asked {
     pub(crate) paths: Vec<String>,
     /// What is sent, one after the other; without any it is a GET.
     pub(crate) questions: Arc<[Question]>,
+    /// Streams of each connection, in HTTP/2; without them it is HTTP/1.1.
+    pub(crate) streams: Option<usize>,
 }
 
 impl Asked {
@@ -42,6 +44,7 @@ impl Asked {
             address,
             paths: vec![path.to_owned()],
             questions: Arc::new([]),
+            streams: None,
         }
     }
 }
@@ -57,7 +60,12 @@ pub(crate) async fn closed_loop(
 ) -> anyhow::Result<Closed> {
     let mut exchanges = Vec::new();
     for _ in 0..connections {
-        exchanges.push(Exchange::open(asked.address).await?);
+        match asked.streams {
+            None => exchanges.push(Exchange::open(asked.address).await?),
+            Some(streams) => {
+                exchanges.extend(Exchange::open_streams(asked.address, streams).await?);
+            }
+        }
     }
     let paths = asked.paths.iter().cycle();
     let (began, mut asking) = (Instant::now(), JoinSet::new());

@@ -1,4 +1,4 @@
-//! Requests of any kind on one HTTP/1.1 connection: all of each answer, or whether the request had left when the connection
+//! Requests of any kind on one connection, of HTTP/1.1 or HTTP/2: all of each answer, or whether the request had left when the connection
 //! ended.
 
 use anyhow::Context as _;
@@ -6,10 +6,13 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -22,9 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A connection that is used again and again.
 pub(crate) struct Exchange {
     address: SocketAddr,
-    sender: SendRequest<Full<Bytes>>,
-    /// Moves its bytes; what goes wrong shows at the request. Ends with this.
-    _driver: JoinSet<()>,
+    sender: Sender,
+    /// Moves its bytes; what goes wrong shows at the request. Ends with the last that shares the connection.
+    _driver: Arc<JoinSet<()>>,
+}
+
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
 }
 
 /// A whole answer.
@@ -61,16 +69,38 @@ impl Exchange {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         address: SocketAddr,
     ) -> anyhow::Result<Self> {
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             let _ = connection.await;
         });
         Ok(Self {
             address,
-            sender,
-            _driver: driver,
+            sender: Sender::One(sender),
+            _driver: Arc::new(driver),
         })
+    }
+
+    /// So many streams of one new connection of HTTP/2, each of which is used again and again.
+    pub(crate) async fn open_streams(
+        address: SocketAddr,
+        streams: usize,
+    ) -> anyhow::Result<Vec<Self>> {
+        let stream = TcpStream::connect(address).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(stream);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            let _ = connection.await;
+        });
+        let driver = Arc::new(driver);
+        let open = (0..streams).map(|_| Self {
+            address,
+            sender: Sender::Two(sender.clone()),
+            _driver: driver.clone(),
+        });
+        Ok(open.collect())
     }
 
     /// One request, with a key if there is one. Where the node has closed the connection meanwhile, on a new one.
@@ -105,8 +135,11 @@ impl Exchange {
         key: Option<&str>,
         body: Bytes,
     ) -> anyhow::Result<Request<Full<Bytes>>> {
-        let request = Request::builder().method(method).uri(path);
-        let request = request.header(HOST, self.address.to_string());
+        let request = Request::builder().method(method);
+        let request = match &self.sender {
+            Sender::One(_) => request.uri(path).header(HOST, self.address.to_string()),
+            Sender::Two(_) => request.uri(format!("http://{}{path}", self.address)),
+        };
         let request = match key {
             Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
             None => request,
@@ -120,7 +153,7 @@ impl Exchange {
             if self.sender.ready().await.is_err() {
                 return Err(Lost::Unsent);
             }
-            let sent = self.sender.try_send_request(request).await;
+            let sent = self.sender.try_send(request).await;
             let response = sent.map_err(|mut failed| match failed.take_message() {
                 Some(_) => Lost::Unsent,
                 None => Lost::Unanswered(failed.into_error()),
@@ -136,6 +169,25 @@ impl Exchange {
         timeout(PATIENCE, exchanged)
             .await
             .unwrap_or(Err(Lost::Late))
+    }
+}
+
+impl Sender {
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::One(sender) => sender.ready().await,
+            Self::Two(sender) => sender.ready().await,
+        }
+    }
+
+    async fn try_send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        match self {
+            Self::One(sender) => sender.try_send_request(request).await,
+            Self::Two(sender) => sender.try_send_request(request).await,
+        }
     }
 }
 

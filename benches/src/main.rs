@@ -68,7 +68,10 @@ enum Command {
     },
     /// Be a server that only answers
     #[command(hide = true)]
-    Native,
+    Native {
+        /// Of HTTP
+        version: native::Version,
+    },
     /// Be a server whose guests block a thread for each call of a model
     #[command(hide = true)]
     Blocking {
@@ -96,7 +99,7 @@ fn main() -> ExitCode {
         }
         Command::Bar { name, seed, quick } => judge(name, &Run { seed, quick }),
         Command::Bench { name, out } => compare(name, out.as_deref()).map(|()| ExitCode::SUCCESS),
-        Command::Native => native::serve().map(|()| ExitCode::SUCCESS),
+        Command::Native { version } => native::serve(version).map(|()| ExitCode::SUCCESS),
         Command::Blocking { spec } => benches::blocking(&spec).map(|()| ExitCode::SUCCESS),
         Command::Node { spec } => node::serve(&spec).map(|()| ExitCode::SUCCESS),
     };
@@ -163,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_a_wrong_call() {
-        for (kind, known) in [("bar", "waiting"), ("bench", "dispatch")] {
+        for (kind, known) in [("bar", "waiting"), ("bench", "async-gain")] {
             let unknown = Arguments::try_parse_from(["shoal-benches", kind, "none"]);
             let error = unknown.expect_err("nothing has this name");
             assert_eq!(error.exit_code(), 2);

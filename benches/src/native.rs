@@ -6,16 +6,23 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::convert::Infallible;
 use std::net::TcpListener;
 use tokio::task::JoinSet;
 
+/// Of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Version {
+    One,
+    Two,
+}
+
 /// Serves until its parent is gone; says where in a line on stdout.
-pub(crate) fn serve() -> anyhow::Result<()> {
+pub(crate) fn serve(version: Version) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -24,7 +31,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     let threads: Vec<_> = (0..threads)
         .map(|_| {
             let listener = listener.try_clone()?;
-            Ok(std::thread::spawn(move || answer(listener)))
+            Ok(std::thread::spawn(move || answer(listener, version)))
         })
         .collect::<std::io::Result<_>>()?;
     for thread in threads {
@@ -33,7 +40,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn answer(listener: TcpListener) -> anyhow::Result<()> {
+fn answer(listener: TcpListener, version: Version) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -49,10 +56,15 @@ fn answer(listener: TcpListener) -> anyhow::Result<()> {
                         b"Hello from Shoal\n",
                     ))))
                 };
+                let (io, hello) = (TokioIo::new(stream), service_fn(hello));
                 // A client that goes away is no news.
-                let _ = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(hello))
-                    .await;
+                let _ = match version {
+                    Version::One => http1::Builder::new().serve_connection(io, hello).await,
+                    Version::Two => {
+                        let http2 = http2::Builder::new(TokioExecutor::new());
+                        http2.serve_connection(io, hello).await
+                    }
+                };
             });
             while connections.try_join_next().is_some() {}
         }

@@ -159,6 +159,8 @@ pub async fn run(
     };
     let config = control.config.clone();
     let runner = Arc::new(Runner::new(control.components.clone(), &config));
+    let expiring = runner.clone();
+    tasks.spawn(async move { expiring.expire_kept().await });
     raise_files_max(&config);
     on_ready(Ready {
         allocator: runner.sandbox().allocator(),

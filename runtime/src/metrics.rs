@@ -185,6 +185,18 @@ impl Snapshot {
             "Guests alive now",
             self.runner.guests_live() as u64,
         )?;
+        gauge(
+            to,
+            "guests_kept",
+            "Sandboxes that wait for another call of their function",
+            self.runner.guests_kept() as u64,
+        )?;
+        counter(
+            to,
+            "guests_reused",
+            "Calls served by a sandbox that had served one before",
+            self.runner.guests_reused(),
+        )?;
         let moved = self.runner.sandbox().guests_moved();
         counter(
             to,

@@ -4,6 +4,7 @@ mod async_gain;
 mod batching;
 mod dispatch;
 mod first_request;
+mod layers;
 
 pub(crate) use async_gain::blocking;
 
@@ -16,6 +17,7 @@ pub(crate) enum Bench {
     Batching,
     Dispatch,
     FirstRequest,
+    Layers,
 }
 
 impl Bench {
@@ -25,6 +27,7 @@ impl Bench {
             Self::Batching => "batching",
             Self::Dispatch => "dispatch",
             Self::FirstRequest => "first-request",
+            Self::Layers => "layers",
         }
     }
 
@@ -43,6 +46,7 @@ impl Bench {
             Self::FirstRequest => {
                 "the first request to a function after its node started, beside the second"
             }
+            Self::Layers => "what a call costs, by the layer whose code runs",
         }
     }
 
@@ -53,6 +57,7 @@ impl Bench {
             Self::Batching => batching::compare().await,
             Self::Dispatch => dispatch::compare(out).await,
             Self::FirstRequest => first_request::compare(out).await,
+            Self::Layers => layers::compare().await,
         }
     }
 }

@@ -89,7 +89,19 @@ impl Admin {
         function: &str,
         wasm: Bytes,
     ) -> anyhow::Result<Deployed> {
-        let path = versions(project, function);
+        self.deploy_reused(project, function, wasm, None).await
+    }
+
+    /// The same, with sandboxes that serve so many calls.
+    pub(crate) async fn deploy_reused(
+        &mut self,
+        project: &str,
+        function: &str,
+        wasm: Bytes,
+        reuse: Option<u32>,
+    ) -> anyhow::Result<Deployed> {
+        let reuse = reuse.map_or_else(String::new, |calls| format!("&reuse={calls}"));
+        let path = format!("{}{reuse}", versions(project, function));
         let deployed = self.call(Method::POST, &path, wasm).await;
         deployed.with_context(|| format!("deploying {project}/{function}"))
     }

@@ -5,7 +5,8 @@
 //! into the [`Infer`] it was given; nothing a guest passes can name a tenant.
 
 use shoal_inference::{DType, Error, ModelId, ModelSpec, NamedTensor, Tensor, TensorError};
-use std::future::Future;
+use std::any::Any;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -91,6 +92,43 @@ impl NnCtx {
             tensor_bytes_held: 0,
             tensor_bytes_max,
         }
+    }
+
+    /// A call is over, and whoever answered it is let go. Its guest may hold no tensor any more.
+    pub fn end_call(&mut self) {
+        self.host = Arc::new(Nobody);
+        self.tensor_bytes_held = 0;
+    }
+
+    /// Another call begins, and this answers it.
+    pub fn begin_call(&mut self, host: Arc<dyn Infer>) {
+        self.host = host;
+    }
+}
+
+/// Whether what a guest holds a handle to may stay when the call that it was made in is over: it names a model and nothing else.
+pub fn outlives_a_call(entry: &(dyn Any + Send)) -> bool {
+    entry.is::<Graph>() || entry.is::<ExecutionContext>()
+}
+
+/// Who answers while no call runs, and no guest can ask.
+struct Nobody;
+
+impl Infer for Nobody {
+    fn open(&self, _: String) -> BoxFuture<Result<ModelId, OpenError>> {
+        Box::pin(ready(Err(OpenError::Stopped)))
+    }
+
+    fn describe(&self, _: ModelId) -> BoxFuture<Result<ModelSpec, Error>> {
+        Box::pin(ready(Err(Error::Stopped)))
+    }
+
+    fn infer(&self, _: ModelId, _: Vec<NamedTensor>) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
+        Box::pin(ready(Err(Error::Stopped)))
+    }
+
+    fn embed(&self, _: ModelId, _: Vec<String>) -> BoxFuture<Result<Tensor, Error>> {
+        Box::pin(ready(Err(Error::Stopped)))
     }
 }
 

@@ -67,6 +67,7 @@ fn control(error: &ControlError) -> ErrorShape {
         }
         ControlError::Exists { .. } => wrong(StatusCode::CONFLICT, "already_exists", Some("name")),
         ControlError::EgressLimit { .. } => bad("egress_limit", "egress"),
+        ControlError::ReuseLimit { .. } => bad("reuse_limit", "reuse"),
         ControlError::CanaryAlone => bad("canary_alone", "canary"),
         ControlError::UnknownModel(_) => bad("model_not_found", "models"),
         ControlError::ModelInUse { .. } => wrong(StatusCode::CONFLICT, "model_in_use", None),

@@ -9,6 +9,7 @@ use crate::tenancy::Caller;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use utoipa::{IntoParams, ToSchema};
 
@@ -78,6 +79,8 @@ pub(super) struct Version {
     egress: Vec<String>,
     /// Whether it is called without a key.
     public: bool,
+    /// Calls that one sandbox may serve, one after the other. Without it each call has a fresh one.
+    reuse: Option<u32>,
     /// Unix seconds.
     created_at: u64,
     /// Id of the key that deployed it.
@@ -112,6 +115,10 @@ pub(super) struct DeployParameters {
     /// Whether anybody may call it, without a key; its project pays.
     #[serde(default)]
     public: bool,
+    /// Calls that one sandbox may serve, one after the other; they see what those before left in its memory. Default: each call
+    /// has a fresh one.
+    #[param(minimum = 1)]
+    reuse: Option<u32>,
     /// Percent of the calls that it gets beside the live version, on trial. Default: it is live, and gets all.
     #[param(minimum = 1, maximum = 99)]
     canary: Option<u8>,
@@ -152,8 +159,16 @@ impl DeployParameters {
             models: listed(&self.models).map(str::to_owned).collect(),
             egress: hosts.map_err(invalid)?,
             public: self.public,
+            reuse: self.reuse.map(reuse).transpose()?,
         })
     }
+}
+
+fn reuse(calls: u32) -> Result<NonZeroU32, ApiError> {
+    NonZeroU32::new(calls).ok_or_else(|| ApiError::Invalid {
+        param: "reuse",
+        why: "must be the number of calls that a sandbox may serve, 1 or more".to_owned(),
+    })
 }
 
 /// What stands between commas.
@@ -247,6 +262,7 @@ impl From<VersionRow> for Version {
             models: row.grants.models.into_iter().collect(),
             egress: row.grants.egress.into_iter().map(String::from).collect(),
             public: row.grants.public,
+            reuse: row.grants.reuse.map(NonZeroU32::get),
             created_at: row.created_at,
             created_by: row.created_by.map(|key| key.to_string()),
         }

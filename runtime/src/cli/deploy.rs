@@ -8,6 +8,7 @@ use crate::egress::HostRule;
 use anyhow::{Context as _, ensure};
 use http::Method;
 use serde_json::Value;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 /// Deploys a function project, or a component; it is live when this is done.
@@ -28,6 +29,10 @@ pub(super) struct Deploy {
     /// Let anybody call it without a key; the project pays
     #[arg(long)]
     public: bool,
+    /// Let one sandbox serve so many calls, one after the other, each of which sees what those before left in its memory.
+    /// Default: the project's, or a fresh one for each
+    #[arg(long, value_name = "CALLS")]
+    reuse: Option<NonZeroU32>,
     /// Put it on trial beside the live version, with so many percent of the calls; taken away by itself if it fails
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     canary: Option<u8>,
@@ -44,6 +49,7 @@ pub(super) struct Version {
     pub(super) models: Vec<String>,
     pub(super) egress: Vec<HostRule>,
     pub(super) public: bool,
+    pub(super) reuse: Option<NonZeroU32>,
     pub(super) component: PathBuf,
 }
 
@@ -89,6 +95,7 @@ impl Deploy {
             version.egress.clone_from(&self.egress);
         }
         version.public |= self.public;
+        version.reuse = self.reuse.or(version.reuse);
         Ok(version)
     }
 }
@@ -106,6 +113,7 @@ impl Version {
             models: manifest.models,
             egress: manifest.egress,
             public: manifest.public,
+            reuse: manifest.reuse,
             component,
         })
     }
@@ -117,6 +125,7 @@ impl Version {
             models: Vec::new(),
             egress: Vec::new(),
             public: false,
+            reuse: None,
             component: file.to_owned(),
         }
     }
@@ -136,8 +145,11 @@ impl Version {
         ensure!(!wasm.is_empty(), "{file} is empty");
         let hosts: Vec<String> = self.egress.iter().map(HostRule::to_string).collect();
         let canary = canary.map_or_else(String::new, |percent| format!("&canary={percent}"));
+        let reuse = self
+            .reuse
+            .map_or_else(String::new, |calls| format!("&reuse={calls}"));
         let path = format!(
-            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}{canary}",
+            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}{reuse}{canary}",
             self.name,
             self.models.join(","),
             hosts.join(","),

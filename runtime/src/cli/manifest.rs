@@ -4,6 +4,7 @@ use crate::egress::HostRule;
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 const OURS: &str = "shoal.toml";
@@ -19,6 +20,8 @@ pub(super) struct Manifest {
     /// Hosts it may send requests to.
     pub(super) egress: Vec<HostRule>,
     pub(super) public: bool,
+    /// Calls that one sandbox may serve.
+    pub(super) reuse: Option<NonZeroU32>,
     pub(super) recipe: Recipe,
 }
 
@@ -46,6 +49,7 @@ struct Ours {
     egress: Vec<HostRule>,
     #[serde(default)]
     public: bool,
+    reuse: Option<NonZeroU32>,
     build: Option<String>,
     component: Option<PathBuf>,
 }
@@ -129,6 +133,7 @@ fn ours(text: &str) -> anyhow::Result<Manifest> {
         models: ours.models,
         egress: ours.egress,
         public: ours.public,
+        reuse: ours.reuse,
         recipe,
     })
 }
@@ -161,6 +166,7 @@ fn spins(text: &str) -> anyhow::Result<Manifest> {
         models: component.ai_models,
         egress,
         public: false,
+        reuse: None,
         recipe: Recipe::Command {
             command,
             folder,
@@ -200,6 +206,7 @@ mod tests {
             models: Vec::new(),
             egress: Vec::new(),
             public: false,
+            reuse: None,
             recipe: Recipe::Cargo,
         };
         assert_eq!(manifest, expected);

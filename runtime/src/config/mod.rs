@@ -174,6 +174,12 @@ keys! {
     guests_max: u32 = 2_000, 1..=1_000_000;
     /// Guests of one tenant alive at once.
     tenant_guests_max: usize = 1_000, 1..=1_000_000;
+    /// Sandboxes kept for another call of a function whose owner lets one serve more than one (reuse), in all. 0: none.
+    guests_kept_max: usize = 64, 0..=1_000_000;
+    /// Time without a call after which one goes.
+    guest_kept_idle_max: Duration = Duration::from_secs(30), TICK..=DAY;
+    /// Calls that the owner of a function may let one sandbox serve.
+    function_reuse_max: u32 = 10_000, 1..=u32::MAX;
     /// Functions of one tenant.
     tenant_functions_max: usize = 1_000, 1..=1_000_000;
     /// Versions kept of one function, the live one included; older ones go with the next deploy.

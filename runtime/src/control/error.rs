@@ -58,6 +58,9 @@ pub(crate) enum ControlError {
     /// More hosts than a function may be granted.
     #[error("egress: at most {limit} hosts can be granted (function_egress_hosts_max)")]
     EgressLimit { limit: usize },
+    /// More calls than one sandbox may serve.
+    #[error("reuse: a sandbox can serve at most {limit} calls (function_reuse_max)")]
+    ReuseLimit { limit: u32 },
     /// A canary without a live version.
     #[error("canary: function has no live version that it could run beside: deploy without it")]
     CanaryAlone,

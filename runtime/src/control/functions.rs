@@ -239,6 +239,10 @@ impl Control {
         if grants.egress.len() > limit {
             return Err(ControlError::EgressLimit { limit });
         }
+        let limit = self.config.function_reuse_max;
+        if grants.reuse.is_some_and(|calls| calls.get() > limit) {
+            return Err(ControlError::ReuseLimit { limit });
+        }
         let unknown = |model: &&String| self.inference.model(model).is_none();
         match grants.models.iter().find(unknown) {
             Some(model) => Err(ControlError::UnknownModel(model.clone())),

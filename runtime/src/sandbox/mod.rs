@@ -1,4 +1,4 @@
-//! Guests: compiled in a child process, instantiated fresh for each request, metered, interrupted, moved, dropped.
+//! Guests: compiled in a child process, instantiated fresh for each request (unless their owner wants otherwise: `kept`), metered, interrupted, moved, dropped.
 //!
 //! Knows no socket and no key. Who a guest is comes bound into what it was started with: see `messages`.
 
@@ -14,6 +14,7 @@ mod contract;
 mod engine;
 mod guest;
 mod invoke;
+mod kept;
 mod logs;
 pub mod messages;
 mod meter;

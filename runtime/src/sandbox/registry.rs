@@ -13,6 +13,7 @@ use dashmap::{DashMap, Entry};
 use serde::{Deserialize, Serialize};
 use shoal_host::nn::BoxFuture;
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -45,6 +46,9 @@ pub struct Grants {
     pub egress: BTreeSet<HostRule>,
     /// Whether it is called without a key.
     pub public: bool,
+    /// Calls that one sandbox may serve, one after the other; `None`: a fresh one for each.
+    #[serde(default)]
+    pub reuse: Option<NonZeroU32>,
 }
 
 /// A version of a function that [`super::Components::prepare`] took.
@@ -81,6 +85,7 @@ pub struct Function {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) models: BTreeSet<String>,
     pub(crate) public: bool,
+    pub(super) reuse: Option<NonZeroU32>,
     pub(super) reach: Arc<Reach>,
     pub(super) wasm: Fetch,
 }
@@ -217,6 +222,7 @@ impl Registry {
             tenant: version.tenant,
             models: version.grants.models,
             public: version.grants.public,
+            reuse: version.grants.reuse,
             reach: Arc::new(self.egress.reach(version.grants.egress)),
             wasm: version.wasm,
         })

@@ -9,6 +9,7 @@ use super::contract::Linked;
 use super::engine::Sandbox;
 use super::guest::Guest;
 use super::invoke::{Head, Invocation, Place, Unready};
+use super::kept::{Kept, Used};
 use super::logs::LogWriter;
 use super::messages::{Failure, InvocationId, Start};
 use super::meter::Meter;
@@ -37,6 +38,7 @@ pub struct Runner {
     limits: RunLimits,
     free_guests: Arc<Semaphore>,
     guest_ended: Arc<Notify>,
+    kept: Kept,
 }
 
 #[derive(Clone, Copy)]
@@ -99,6 +101,7 @@ impl Runner {
             },
             free_guests: Arc::new(Semaphore::new(guests_max)),
             guest_ended: Arc::default(),
+            kept: Kept::new(config),
         }
     }
 
@@ -114,7 +117,23 @@ impl Runner {
 
     /// Guests alive now.
     pub fn guests_live(&self) -> usize {
-        self.limits.guests_max - self.free_guests.available_permits()
+        let places = self.limits.guests_max - self.free_guests.available_permits();
+        places.saturating_sub(self.guests_kept())
+    }
+
+    /// Sandboxes that have served a call and wait for another.
+    pub fn guests_kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Calls so far that were served by one of those.
+    pub fn guests_reused(&self) -> u64 {
+        self.kept.reused()
+    }
+
+    /// Lets go of those that wait for too long. Never ends; cancel safe.
+    pub async fn expire_kept(&self) {
+        self.kept.expire().await;
     }
 
     /// Waits until no guest is alive. Cancel safe.
@@ -153,12 +172,12 @@ impl Runner {
             .tenant
             .try_enter(tenant_max)
             .ok_or(Busy::Tenant { limit: tenant_max })?;
-        let instance = self.free_guests.clone().try_acquire_owned();
-        let instance = GuestPermit {
-            permit: Some(instance.map_err(|_| Busy::Node {
+        let kept = function.reuse.and_then(|_| self.kept.take(&function));
+        let room = match kept {
+            Some(used) => Room::Used(Box::new(used)),
+            None => Room::New(self.place().ok_or(Busy::Node {
                 limit: self.limits.guests_max,
             })?),
-            ended: self.guest_ended.clone(),
         };
         let deadline = Instant::now() + start.remaining;
         let meter = Arc::new(Meter::new(deadline, self.limits.guest_cpu_max));
@@ -173,9 +192,9 @@ impl Runner {
             log: bound.log,
         };
         let future = Box::pin(async move {
-            let _permits = (place, instance);
+            let _place = place;
             // A guest that runs is stopped by its meter; one that waits, in here.
-            timeout_at(deadline, life.live(start, body, answer)).await?
+            timeout_at(deadline, life.live(room, start, body, answer)).await?
         });
         let guest = Guest {
             future,
@@ -186,6 +205,21 @@ impl Runner {
         };
         let place = self.first_place(guest);
         Ok(Invocation::new(place, self.clone(), head, meter, bodiless))
+    }
+
+    /// A place among the node's guests; a sandbox that only waits for another call gives way.
+    fn place(&self) -> Option<GuestPermit> {
+        loop {
+            if let Ok(permit) = self.free_guests.clone().try_acquire_owned() {
+                return Some(GuestPermit {
+                    permit: Some(permit),
+                    ended: self.guest_ended.clone(),
+                });
+            }
+            if !self.kept.give_up_one() {
+                return None;
+            }
+        }
     }
 
     /// CPU time in a row after which a guest leaves its socket thread.
@@ -202,7 +236,7 @@ impl Runner {
 }
 
 /// A place among the node's guests; those who wait for the last one are told.
-struct GuestPermit {
+pub(super) struct GuestPermit {
     permit: Option<OwnedSemaphorePermit>,
     ended: Arc<Notify>,
 }
@@ -212,6 +246,12 @@ impl Drop for GuestPermit {
         drop(self.permit.take());
         self.ended.notify_waiters();
     }
+}
+
+/// Where a guest runs.
+enum Room {
+    New(GuestPermit),
+    Used(Box<Used>),
 }
 
 /// What a guest's future owns.
@@ -226,6 +266,7 @@ struct Life {
 impl Life {
     async fn live<B>(
         self,
+        room: Room,
         start: Start,
         body: B,
         answer: oneshot::Sender<Head>,
@@ -234,6 +275,10 @@ impl Life {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<HttpError>,
     {
+        let permit = match room {
+            Room::Used(used) => return self.again(*used, start, body, answer).await,
+            Room::New(permit) => permit,
+        };
         let function = &self.function;
         let wasm = async { (function.wasm)().await };
         let components = &self.runner.components;
@@ -248,8 +293,12 @@ impl Life {
             self.meter.clone(),
         );
         match &ready.linked {
-            Linked::Handler(pre) => self.handle(pre, memory, start, body, answer).await,
+            Linked::Handler(pre) => {
+                let used = self.fresh(pre, memory, permit).await?;
+                used.call(&self.runner, start, body, answer).await
+            }
             Linked::Command(pre) => {
+                let _permit = permit;
                 let command = Command {
                     nn: WitxNn::new(
                         self.host,
@@ -266,10 +315,38 @@ impl Life {
         }
     }
 
-    async fn handle<B>(
-        self,
+    /// A sandbox that was never used.
+    async fn fresh(
+        &self,
         pre: &ProxyPre<State>,
         memory: Limits,
+        permit: GuestPermit,
+    ) -> wasmtime::Result<Used> {
+        let limits = self.runner.limits;
+        let nn = NnCtx::new(self.host.clone(), limits.guest_tensor_bytes_max);
+        let outgoing = Outgoing {
+            egress: self.runner.sandbox.egress.clone(),
+            function: self.function.clone(),
+            log: self.log.clone(),
+        };
+        let log = self.log.clone();
+        let state = State::new(nn, outgoing, log, memory, limits.guest_handles_max);
+        let mut store = self.runner.sandbox.store(state);
+        store.epoch_deadline_callback(|store| Ok(store.data().limits.meter().tick()));
+        let proxy = pre.instantiate_async(&mut store).await?;
+        Ok(Used {
+            store,
+            proxy,
+            calls: 0,
+            function: self.function.clone(),
+            _permit: permit,
+        })
+    }
+
+    /// In a sandbox that has served this function before.
+    async fn again<B>(
+        self,
+        mut used: Used,
         start: Start,
         body: B,
         answer: oneshot::Sender<Head>,
@@ -278,29 +355,39 @@ impl Life {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<HttpError>,
     {
-        let limits = self.runner.limits;
-        let nn = NnCtx::new(self.host, limits.guest_tensor_bytes_max);
-        let outgoing = Outgoing {
-            egress: self.runner.sandbox.egress.clone(),
-            function: self.function.clone(),
-            log: self.log.clone(),
-        };
-        let state = State::new(nn, outgoing, self.log, memory, limits.guest_handles_max);
-        let mut store = self.runner.sandbox.store(state);
-        let meter = self.meter;
-        store.epoch_deadline_callback(move |_| Ok(meter.tick()));
-        let proxy = pre.instantiate_async(&mut store).await?;
+        let state = used.store.data_mut();
+        state.begin_call(self.host, &self.log, self.meter);
+        used.store.set_epoch_deadline(1);
+        used.call(&self.runner, start, body, answer).await
+    }
+}
+
+impl Used {
+    /// One call, after which it may be kept for another. One that fails takes the sandbox along.
+    async fn call<B>(
+        mut self,
+        runner: &Runner,
+        start: Start,
+        body: B,
+        answer: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<HttpError>,
+    {
         let mut request = http::Request::new(body);
         *request.method_mut() = start.method;
         *request.uri_mut() = start.uri;
         *request.headers_mut() = start.headers;
-        let mut http = store.data_mut().http();
+        let mut http = self.store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request)?;
         let out = http.new_response_outparam(answer)?;
-        proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut store, request, out)
-            .await
+        let handler = self.proxy.wasi_http_incoming_handler();
+        handler.call_handle(&mut self.store, request, out).await?;
+        self.calls += 1;
+        runner.kept.offer(self);
+        runner.guest_ended.notify_waiters();
+        Ok(())
     }
 }
 

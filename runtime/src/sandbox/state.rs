@@ -1,16 +1,18 @@
-//! What one store holds: the guest's handles, its contexts and its limits. Made for one request and dropped with it.
+//! What one store holds: the guest's handles, its contexts and its limits. Made for one request and dropped with it, or bound
+//! to the next (`kept`).
 
 use super::logs::LogWriter;
 use super::meter::Meter;
 use super::outgoing::Outgoing;
 use shoal_host::context::{Context, WithContext};
 use shoal_host::logging::{Level, Log};
-use shoal_host::nn::{NnCtx, NnView, WithNn};
+use shoal_host::nn::{Infer, NnCtx, NnView, WithNn, outlives_a_call};
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
 use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -59,6 +61,29 @@ impl State {
             log,
             limits,
         }
+    }
+}
+
+impl State {
+    /// A call is over: lets go of what belongs to it. `false` if the guest holds something that does, like a body that is still
+    /// open: then no other call may find it. What may stay is listed, so that whatever is new may not.
+    pub(super) fn end_call(&mut self) -> bool {
+        let mut entries = self.table.iter_mut();
+        let clean = entries.all(|entry| {
+            // Of these two kinds a body's are children of the body, which may not stay.
+            let is_stream = entry.is::<DynInputStream>() || entry.is::<DynOutputStream>();
+            is_stream || outlives_a_call(entry)
+        });
+        self.nn.end_call();
+        self.log.end_call();
+        clean
+    }
+
+    /// Another call begins. Its guest goes on in the memory, and with the handles, of the one before.
+    pub(super) fn begin_call(&mut self, host: Arc<dyn Infer>, log: &LogWriter, meter: Arc<Meter>) {
+        self.nn.begin_call(host);
+        self.log.begin_call(log);
+        self.limits.meter = meter;
     }
 }
 

@@ -32,6 +32,7 @@ mod logs;
 mod model_admission;
 mod operations;
 mod origin;
+mod reuse;
 mod seam;
 mod serve;
 mod store;

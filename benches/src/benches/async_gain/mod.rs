@@ -50,6 +50,7 @@ pub(super) async fn compare() -> anyhow::Result<()> {
             address,
             paths,
             questions: questions.clone(),
+            streams: None,
         };
         let root = || vec!["/".to_owned()];
         let servers = [

@@ -156,6 +156,7 @@ async fn through_http() -> anyhow::Result<()> {
         address: node.address(),
         paths: node.paths("digits"),
         questions: Pictures::read()?.pick(1_000, 1).into(),
+        streams: None,
     };
     closed_loop(&asked, CONNECTIONS, WARM_UP).await?;
     let (mut answers, mut wall, mut cpu) = (0, Duration::ZERO, Duration::ZERO);

@@ -1,9 +1,11 @@
 //! `dispatch`: what it costs to run a function for a request. The component `hello` in a fresh sandbox each time, on `shoal
 //! serve` with all that it does by default (router, admission, metrics, logs, `server-timing`), beside `wasmtime serve` with
-//! its defaults and with a pool, and beside hyper alone, which runs nothing.
+//! its defaults, with a pool, and with instances that serve 128 requests each, as ours do where their function's owner wants it
+//! (`reuse`); and beside hyper alone, which runs nothing.
 //!
 //! Closed loops at 1, 8 and 32 connections, three rounds in which the servers take turns; the load is in this process, on the
 //! same processors, and asks all of them alike. CPU time is the server's, by the kernel's account, for each right answer.
+//! The same in HTTP/2 on 8 connections of 8 streams, beside hyper alone: `wasmtime serve` has none.
 //! Then open loops at rising rates: how long answers take below what a server can do.
 
 mod servers;
@@ -16,7 +18,7 @@ use crate::open_loop::OpenLoop;
 use crate::plot::{Series, plot};
 use crate::samples::Samples;
 use anyhow::Context as _;
-use servers::{Kind, Server};
+pub(super) use servers::{Kind, Server};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +32,10 @@ const RATES: [u32; 6] = [250, 500, 1_000, 2_000, 4_000, 6_000];
 /// What is to hold.
 const TIMES_WASMTIME_MIN: f64 = 3.0;
 const TIMES_NATIVE_CPU_MAX: f64 = 7.0;
+const TIMES_WASMTIME_REUSED_MIN: f64 = 1.2;
+/// Of HTTP/2.
+const HTTP2_CONNECTIONS: usize = 8;
+const HTTP2_STREAMS: usize = 8;
 
 /// What a server did in all rounds.
 #[derive(Debug, Default)]
@@ -62,17 +68,18 @@ impl Measured {
 pub(super) async fn compare(out: Option<&Path>) -> anyhow::Result<()> {
     println!("load average {}", load_average()?);
     let mut home = Home::new()?;
-    let mut servers = Vec::new();
-    for kind in Kind::ALL {
-        if let Some(server) = Server::start(kind, &mut home).await? {
-            closed_loop(&server.asked(), 8, WARM_UP).await?;
-            servers.push((kind, server));
-        }
-    }
+    let servers = start(&Kind::ALL, &mut home, None).await?;
     for connections in CONNECTIONS {
-        let measured = closed(&servers, connections).await?;
-        print!("{}", table(connections, &measured));
+        let measured = closed(&servers, connections, None).await?;
+        let title = format!("{connections} connections");
+        print!("{}", table(&title, &measured));
     }
+    let streams = Some(HTTP2_STREAMS);
+    let http2 = start(&Kind::HTTP2, &mut home, streams).await?;
+    let measured = closed(&http2, HTTP2_CONNECTIONS, streams).await?;
+    let title = format!("HTTP/2, {HTTP2_CONNECTIONS} connections of {HTTP2_STREAMS} streams");
+    print!("{}", table(&title, &measured));
+    drop(http2);
     let curves = open(&servers).await?;
     print!("{}", curve_table(&curves));
     if let Some(folder) = out {
@@ -94,9 +101,26 @@ pub(super) async fn compare(out: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Those that there are, warm.
+async fn start(
+    kinds: &[Kind],
+    home: &mut Home,
+    streams: Option<usize>,
+) -> anyhow::Result<Vec<(Kind, Server)>> {
+    let mut servers = Vec::new();
+    for kind in kinds {
+        if let Some(server) = Server::start(*kind, home).await? {
+            closed_loop(&server.asked(streams), 8, WARM_UP).await?;
+            servers.push((*kind, server));
+        }
+    }
+    Ok(servers)
+}
+
 async fn closed(
     servers: &[(Kind, Server)],
     connections: usize,
+    streams: Option<usize>,
 ) -> anyhow::Result<Vec<(Kind, Measured)>> {
     let mut measured: Vec<(Kind, Measured)> = servers
         .iter()
@@ -105,7 +129,7 @@ async fn closed(
     for _ in 0..ROUNDS {
         for ((_, server), (_, measured)) in servers.iter().zip(&mut measured) {
             let before = server.cpu()?;
-            let round = closed_loop(&server.asked(), connections, ROUND).await?;
+            let round = closed_loop(&server.asked(streams), connections, ROUND).await?;
             measured.cpu += server.cpu()?.saturating_sub(before);
             measured.rounds.push(round);
         }
@@ -136,13 +160,13 @@ async fn open(servers: &[(Kind, Server)]) -> anyhow::Result<Vec<(Kind, Vec<f64>)
     Ok(curves)
 }
 
-fn table(connections: usize, measured: &[(Kind, Measured)]) -> String {
+fn table(title: &str, measured: &[(Kind, Measured)]) -> String {
     let of = |wanted| {
         let mut found = measured.iter().filter(|(kind, _)| *kind == wanted);
         found.next().map(|(_, measured)| measured)
     };
     let mut table = format!(
-        "\n{connections} connections\n\n| server | requests/s | CPU µs a request | p50 ms | p99 ms |\n|---|---|---|---|---|\n"
+        "\n{title}\n\n| server | requests/s | CPU µs a request | p50 ms | p99 ms |\n|---|---|---|---|---|\n"
     );
     // Writing to a string cannot fail.
     for (kind, measured) in measured {
@@ -169,7 +193,15 @@ fn table(connections: usize, measured: &[(Kind, Measured)]) -> String {
             "{times:.2} times the requests/s of wasmtime serve (goal {TIMES_WASMTIME_MIN}): {verdict}"
         );
     }
-    if let Some(native) = of(Kind::Native) {
+    if let (Some(ours), Some(theirs)) = (of(Kind::ShoalReused), of(Kind::WasmtimeReused)) {
+        let times = ours.requests_per_second() / theirs.requests_per_second();
+        let verdict = verdict(times >= TIMES_WASMTIME_REUSED_MIN);
+        let _ = writeln!(
+            table,
+            "with reuse {times:.2} times those of wasmtime serve with reuse (goal {TIMES_WASMTIME_REUSED_MIN}): {verdict}"
+        );
+    }
+    if let Some(native) = of(Kind::Native).or_else(|| of(Kind::NativeHttp2)) {
         let times = shoal.cpu_us() / native.cpu_us();
         let verdict = verdict(times <= TIMES_NATIVE_CPU_MAX);
         let _ = writeln!(
@@ -216,7 +248,7 @@ mod tests {
             (Kind::Wasmtime, measured(1_000, 200)),
             (Kind::Native, measured(10_000, 20)),
         ];
-        let text = table(8, &all);
+        let text = table("8 connections", &all);
         assert!(
             text.contains("| shoal serve | 3000 | 20.0 | 1.00 | 1.00 |"),
             "{text}"

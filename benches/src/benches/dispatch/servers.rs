@@ -13,92 +13,124 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const HELLO: &[u8] = include_bytes!("../../../../samples/components/hello.wasm");
+/// Requests that one instance serves, where it serves more than one: as many as `wasmtime serve` lets it where it does.
+const REUSE: u32 = 128;
 /// Longest wait until a server says where it is.
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// Which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::benches) enum Kind {
     /// `shoal serve` as it is by default: a fresh sandbox for each request, with its router, metrics and timing.
     Shoal,
+    /// The same, whose owner lets a sandbox serve 128 requests (`reuse`).
+    ShoalReused,
     /// `wasmtime serve` as it is by default: a fresh instance for each request.
     Wasmtime,
     /// The same with instances from a pool.
     WasmtimePooled,
+    /// And each of them for 128 requests.
+    WasmtimeReused,
     /// hyper alone.
     Native,
+    /// The same, in HTTP/2.
+    NativeHttp2,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [
+    /// Those that speak HTTP/1.1.
+    pub(in crate::benches) const ALL: [Self; 6] = [
         Self::Shoal,
+        Self::ShoalReused,
         Self::Wasmtime,
         Self::WasmtimePooled,
+        Self::WasmtimeReused,
         Self::Native,
     ];
+    /// Those that speak HTTP/2.
+    pub(in crate::benches) const HTTP2: [Self; 3] =
+        [Self::Shoal, Self::ShoalReused, Self::NativeHttp2];
 
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::benches) fn name(self) -> &'static str {
         match self {
             Self::Shoal => "shoal serve",
+            Self::ShoalReused => "shoal serve, reuse 128",
             Self::Wasmtime => "wasmtime serve",
             Self::WasmtimePooled => "wasmtime serve, pooled",
-            Self::Native => "hyper alone",
+            Self::WasmtimeReused => "wasmtime serve, pooled, reuse 128",
+            Self::Native | Self::NativeHttp2 => "hyper alone",
         }
     }
 }
 
 /// A server that runs. It is killed when this is dropped.
-pub(super) struct Server {
+pub(in crate::benches) struct Server {
     process: Process,
-    pub(super) address: SocketAddr,
-    pub(super) path: &'static str,
+    pub(in crate::benches) address: SocketAddr,
+    pub(in crate::benches) path: &'static str,
 }
 
 enum Process {
-    Served(Box<Served>),
+    Served(Box<(Served, Home)>),
     Other(Child),
 }
 
 impl Server {
     /// Starts one; `None`, and a word on stderr, where the peer is not installed.
-    pub(super) async fn start(kind: Kind, home: &mut Home) -> anyhow::Result<Option<Self>> {
+    pub(in crate::benches) async fn start(
+        kind: Kind,
+        home: &mut Home,
+    ) -> anyhow::Result<Option<Self>> {
         match kind {
-            Kind::Shoal => Self::shoal(home).await.map(Some),
+            Kind::Shoal => Self::shoal(None).await.map(Some),
+            Kind::ShoalReused => Self::shoal(Some(REUSE)).await.map(Some),
             Kind::Wasmtime => wasmtime(home.folder(), &[]).await,
             Kind::WasmtimePooled => {
                 let pooled = ["-O", "pooling-allocator=y"];
                 wasmtime(home.folder(), &pooled).await
             }
-            Kind::Native => native().await.map(Some),
+            Kind::WasmtimeReused => {
+                let reuse = REUSE.to_string();
+                let reused = ["-O", "pooling-allocator=y", "--max-instance-reuse-count"];
+                let reused: Vec<&str> = reused.into_iter().chain([&*reuse]).collect();
+                wasmtime(home.folder(), &reused).await
+            }
+            Kind::Native => native("one").await.map(Some),
+            Kind::NativeHttp2 => native("two").await.map(Some),
         }
     }
 
-    async fn shoal(home: &mut Home) -> anyhow::Result<Self> {
+    async fn shoal(reuse: Option<u32>) -> anyhow::Result<Self> {
+        let mut home = Home::new()?;
         let served = home.start().await?;
         let mut admin = served.admin().await?;
         admin.make_project("acme").await?;
         let hello = Bytes::from_static(HELLO);
-        admin.deploy("acme", "hello", hello).await?;
+        admin.deploy_reused("acme", "hello", hello, reuse).await?;
         Ok(Self {
             address: served.functions(),
-            process: Process::Served(Box::new(served)),
+            process: Process::Served(Box::new((served, home))),
             path: "/f/acme/hello/",
         })
     }
 
     /// Its page.
-    pub(super) fn asked(&self) -> Asked {
-        Asked::page(self.address, self.path)
+    pub(in crate::benches) fn asked(&self, streams: Option<usize>) -> Asked {
+        Asked {
+            streams,
+            ..Asked::page(self.address, self.path)
+        }
     }
 
     /// CPU time of all its threads so far.
-    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(in crate::benches) fn cpu(&self) -> anyhow::Result<Duration> {
+        cpu_of(self.pid()?, |_| true)
+    }
+
+    pub(in crate::benches) fn pid(&self) -> anyhow::Result<u32> {
         match &self.process {
-            Process::Served(served) => served.cpu(|_| true),
-            Process::Other(child) => {
-                let id = child.id().context("the server has ended")?;
-                cpu_of(id, |_| true)
-            }
+            Process::Served(served) => served.0.pid(),
+            Process::Other(child) => child.id().context("the server has ended"),
         }
     }
 }
@@ -135,9 +167,9 @@ async fn wasmtime(folder: &Path, options: &[&str]) -> anyhow::Result<Option<Serv
     }))
 }
 
-async fn native() -> anyhow::Result<Server> {
+async fn native(version: &str) -> anyhow::Result<Server> {
     let mut child = Command::new(std::env::current_exe()?)
-        .arg("native")
+        .args(["native", version])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use shoal_host::logging::Level;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -26,12 +26,17 @@ pub struct LogWriter(Arc<Writer>);
 
 struct Writer {
     ring: Arc<LogRing>,
-    request_id: HeaderValue,
     component: ComponentId,
-    /// Made for the first line.
-    origin: OnceLock<Arc<Origin>>,
+    call: Mutex<Call>,
     stdout: Mutex<Vec<u8>>,
     stderr: Mutex<Vec<u8>>,
+}
+
+/// In whose name is written.
+struct Call {
+    request_id: HeaderValue,
+    /// Made for the first line.
+    origin: Option<Arc<Origin>>,
 }
 
 impl LogWriter {
@@ -39,9 +44,11 @@ impl LogWriter {
     pub fn new(ring: Arc<LogRing>, component: ComponentId, request_id: HeaderValue) -> Self {
         Self(Arc::new(Writer {
             ring,
-            request_id,
             component,
-            origin: OnceLock::new(),
+            call: Mutex::new(Call {
+                request_id,
+                origin: None,
+            }),
             stdout: Mutex::default(),
             stderr: Mutex::default(),
         }))
@@ -65,7 +72,21 @@ impl LogWriter {
 
     /// What the client knows the invocation by.
     pub(crate) fn request_id(&self) -> String {
-        String::from_utf8_lossy(self.0.request_id.as_bytes()).into_owned()
+        String::from_utf8_lossy(self.0.call().request_id.as_bytes()).into_owned()
+    }
+
+    /// An invocation is over: lines without an end were its.
+    pub(crate) fn end_call(&self) {
+        self.0.end_lines();
+    }
+
+    /// Another begins, in the name of which `other` would write; the streams that its guest has stay.
+    pub(crate) fn begin_call(&self, other: &LogWriter) {
+        let request_id = other.0.call().request_id.clone();
+        *self.0.call() = Call {
+            request_id,
+            origin: None,
+        };
     }
 
     /// One line of `wasi:logging`.
@@ -76,29 +97,41 @@ impl LogWriter {
 }
 
 impl Writer {
+    fn call(&self) -> MutexGuard<'_, Call> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn line(&self, unix_ms: u64, source: Source, raw: &[u8]) {
-        let origin = self
-            .origin
-            .get_or_init(|| Arc::new(Origin::new(self.request_id.as_bytes(), self.component)));
+        let origin = {
+            let Call { request_id, origin } = &mut *self.call();
+            let made = || Arc::new(Origin::new(request_id.as_bytes(), self.component));
+            origin.get_or_insert_with(made).clone()
+        };
         self.ring.push(Line {
             seq: 0,
             unix_ms,
-            origin: origin.clone(),
+            origin,
             source,
             text: printable(raw, self.ring.line_bytes_max()),
         });
     }
 }
 
-/// A guest that was stopped in the middle of a line said something too.
-impl Drop for Writer {
-    fn drop(&mut self) {
+impl Writer {
+    fn end_lines(&self) {
         for is in [Is::Stdout, Is::Stderr] {
             let last = std::mem::take(&mut *is.part(self));
             if !last.is_empty() {
                 self.line(unix_ms(), is.source(), &last);
             }
         }
+    }
+}
+
+/// A guest that was stopped in the middle of a line said something too.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end_lines();
     }
 }
 
@@ -258,6 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn a_line_belongs_to_the_call_that_wrote_it() {
+        let (ring, first) = writer(100);
+        let mut stream = first.stdout().p2_stream();
+        stream.write("one\ntwo".into()).unwrap();
+        first.end_call();
+        let request_id = HeaderValue::from_static("req_2");
+        first.begin_call(&LogWriter::new(
+            ring.clone(),
+            ComponentId([7; 32]),
+            request_id,
+        ));
+        stream.write("three\n".into()).unwrap();
+        assert_eq!(first.request_id(), "req_2");
+        let lines = ring.after(0);
+        let written = lines
+            .iter()
+            .map(|line| (&*line.text, &*line.origin.request_id));
+        assert_eq!(
+            Vec::from_iter(written),
+            [("one", "req_1"), ("two", "req_1"), ("three", "req_2")]
+        );
+    }
+
+    #[test]
     fn a_line_without_an_end_is_held_up_to_the_limit() {
         let (ring, writer) = writer(16);
         let stream = writer.stdout();
@@ -273,7 +330,7 @@ mod tests {
     fn nothing_is_made_for_a_guest_that_never_writes() {
         let (ring, writer) = writer(100);
         let stream = writer.stdout();
-        assert!(stream.writer.origin.get().is_none());
+        assert!(stream.writer.call().origin.is_none());
         assert_eq!(stream.is.part(&stream.writer).capacity(), 0);
         drop((stream, writer));
         assert!(ring.after(0).is_empty());
