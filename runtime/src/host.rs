@@ -23,7 +23,7 @@ impl Host {
     fn check(&self, model: ModelId) -> Result<Arc<Model>, Error> {
         match self.inference.model_of(model) {
             None => Err(Error::NotLoaded),
-            Some(model) if !self.function.models.contains(&model.name) => {
+            Some(model) if !self.function.grants.models.contains(&model.name) => {
                 Err(Error::Invalid(OpenError::NotGranted.to_string()))
             }
             Some(model) => Ok(model),
@@ -35,7 +35,7 @@ impl Infer for Host {
     fn open(&self, name: String) -> BoxFuture<Result<ModelId, OpenError>> {
         let opened = match self.inference.model(&name) {
             None => Err(OpenError::Unknown),
-            Some(_) if !self.function.models.contains(&name) => Err(OpenError::NotGranted),
+            Some(_) if !self.function.grants.models.contains(&name) => Err(OpenError::NotGranted),
             Some(model) => Ok(model.id),
         };
         Box::pin(std::future::ready(opened))

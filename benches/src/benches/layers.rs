@@ -59,7 +59,7 @@ impl Layer {
         if file.contains("kernel") {
             let sockets = [
                 "tcp", "sk_", "sock", "skb", "inet", "ip_", "net", "loopback", "epoll", "ep_",
-                "nf_", "send", "recv", "readv", "writev",
+                "nf_", "sendmsg", "sendto", "recvmsg", "recvfrom", "readv", "writev",
             ];
             let memory = [
                 "pagemap", "madvise", "zap", "unmap", "page", "fault", "mmap", "vma", "folio",
@@ -153,12 +153,14 @@ async fn measure(kind: Kind) -> anyhow::Result<Option<BTreeMap<Layer, f64>>> {
     let before = server.cpu()?;
     load.spawn(async move { closed_loop(&asked, CONNECTIONS, LOAD).await });
     let file = home.folder().join("perf.data");
-    let sampled = sample(server.pid()?, &file).await?;
+    let sampled = sample(server.pid()?, &file).await;
     let answered = load.join_next().await.context("there is one load")???;
     let cpu = server.cpu()?.saturating_sub(before);
-    let Some(report) = sampled else {
+    if !sampled {
         return Ok(None);
-    };
+    }
+    // When the load is over: it would share its processors.
+    let report = report(&file).await?;
     let us = cpu.as_secs_f64() * 1e6 / answered.took.len() as f64;
     let samples = read(&report);
     let all: u64 = samples.values().sum();
@@ -167,8 +169,8 @@ async fn measure(kind: Kind) -> anyhow::Result<Option<BTreeMap<Layer, f64>>> {
     Ok(Some(samples.into_iter().map(part).collect()))
 }
 
-/// What `perf report` says of the process, if this machine has it and lets us.
-async fn sample(pid: u32, file: &Path) -> anyhow::Result<Option<String>> {
+/// Has the process sampled; whether this machine can and lets us.
+async fn sample(pid: u32, file: &Path) -> bool {
     let recorded = Command::new("perf")
         .args(["record", "-e", "cpu-clock", "-F", SAMPLES_PER_SECOND, "-p"])
         .arg(pid.to_string())
@@ -179,16 +181,18 @@ async fn sample(pid: u32, file: &Path) -> anyhow::Result<Option<String>> {
         .stderr(Stdio::null())
         .status()
         .await;
-    if !recorded.is_ok_and(|status| status.success()) {
-        return Ok(None);
-    }
+    recorded.is_ok_and(|status| status.success())
+}
+
+/// What was sampled, in text.
+async fn report(file: &Path) -> anyhow::Result<String> {
     let report = Command::new("perf")
         .args(["report", "--stdio", "-F", "sample,dso,sym", "-i"])
         .arg(file)
         .stderr(Stdio::null())
         .output()
         .await?;
-    Ok(Some(String::from_utf8(report.stdout)?))
+    Ok(String::from_utf8(report.stdout)?)
 }
 
 /// Samples of each layer, from lines like `  12  libc.so.6  [.] memmove`.

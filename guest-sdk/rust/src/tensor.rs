@@ -27,6 +27,8 @@ pub enum TensorError {
     Length {
         /// The dimensions given.
         dims: Vec<u32>,
+        /// The type of the elements.
+        ty: TensorType,
         /// What they take; `None` where that is more than can be addressed.
         expected_bytes: Option<usize>,
         /// What came.
@@ -74,6 +76,7 @@ impl Tensor {
         if expected_bytes != Some(data.len()) {
             return Err(TensorError::Length {
                 dims,
+                ty,
                 expected_bytes,
                 found_bytes: data.len(),
             });
@@ -117,15 +120,19 @@ impl Tensor {
 
 /// `None` where the length is more than can be addressed.
 fn byte_len(dims: &[u32], ty: TensorType) -> Option<usize> {
-    let element_bytes = match ty {
+    dims.iter()
+        .try_fold(element_bytes(ty), |bytes: usize, &dim| {
+            bytes.checked_mul(usize::try_from(dim).ok()?)
+        })
+}
+
+const fn element_bytes(ty: TensorType) -> usize {
+    match ty {
         TensorType::U8 => 1,
         TensorType::Fp16 | TensorType::Bf16 => 2,
         TensorType::Fp32 | TensorType::I32 => 4,
         TensorType::Fp64 | TensorType::I64 => 8,
-    };
-    dims.iter().try_fold(element_bytes, |bytes: usize, &dim| {
-        bytes.checked_mul(usize::try_from(dim).ok()?)
-    })
+    }
 }
 
 mod sealed {
@@ -189,12 +196,19 @@ impl fmt::Display for TensorError {
         match self {
             Self::Length {
                 dims,
+                ty,
                 expected_bytes: Some(expected),
                 found_bytes,
             } => {
+                // In what people count, where that came out even.
+                let (size, unit) = match element_bytes(*ty) {
+                    size if found_bytes % size == 0 => (size, "elements"),
+                    _ => (1, "bytes"),
+                };
+                let (expected, found) = (expected / size, found_bytes / size);
                 write!(
                     f,
-                    "tensor of dimensions {dims:?} takes {expected} bytes, got {found_bytes}"
+                    "tensor of dimensions {dims:?} takes {expected} {unit}, got {found}"
                 )
             }
             Self::Length {
@@ -268,11 +282,19 @@ mod tests {
             let error = Tensor::f32([1, 64], vec![0.0; found]).unwrap_err();
             let expected = TensorError::Length {
                 dims: vec![1, 64],
+                ty: TensorType::Fp32,
                 expected_bytes: Some(256),
                 found_bytes: found * 4,
             };
             assert_eq!(error, expected);
+            let words = format!("dimensions [1, 64] takes 64 elements, got {found}");
+            assert!(error.to_string().contains(&words), "{error}");
         }
+        let error = Tensor::from_bytes([2], TensorType::I64, vec![0; 15]).unwrap_err();
+        assert!(
+            error.to_string().contains("takes 16 bytes, got 15"),
+            "{error}"
+        );
     }
 
     #[test]

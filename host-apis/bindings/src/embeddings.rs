@@ -16,9 +16,9 @@ pub fn add_to_linker<T: WithNn>(linker: &mut Linker<T>) -> wasmtime::Result<()> 
 impl embeddings::Host for NnView<'_> {
     async fn embed(&mut self, model: String, texts: Vec<String>) -> Answer<Vec<Vec<f32>>> {
         let host = self.host();
-        let model = match host.open(model).await {
+        let model = match host.open(model.clone()).await {
             Ok(model) => model,
-            Err(why) => return self.refuse(open_code(why), why),
+            Err(why) => return self.refuse(open_code(why), why.of(&model)),
         };
         match host.embed(model, texts).await {
             Ok(vectors) => Ok(Ok(rows(&vectors))),

@@ -67,7 +67,7 @@ pub trait Infer: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The node has no model of this name.
-    #[error("unknown model")]
+    #[error("no such model on this node")]
     Unknown,
     /// The model exists, but was not granted to this function at deploy.
     #[error("model was not granted to this function")]
@@ -75,6 +75,17 @@ pub enum OpenError {
     /// Whoever answers model calls is gone.
     #[error("inference has stopped")]
     Stopped,
+}
+
+impl OpenError {
+    /// In words for whoever asked for `model`.
+    pub(crate) fn of(self, model: &str) -> String {
+        match self {
+            Self::Unknown => format!("no model {model:?} on this node"),
+            Self::NotGranted => format!("model {model:?} was not granted to this function"),
+            Self::Stopped => self.to_string(),
+        }
+    }
 }
 
 /// What one store holds for `wasi:nn`.
@@ -280,9 +291,9 @@ impl graph::Host for NnView<'_> {
     }
 
     async fn load_by_name(&mut self, name: String) -> Answer<Resource<Graph>> {
-        match self.ctx.host.open(name).await {
+        match self.ctx.host.open(name.clone()).await {
             Ok(model) => Ok(Ok(self.table.push(Graph(model))?)),
-            Err(why) => self.refuse(open_code(why), why),
+            Err(why) => self.refuse(open_code(why), why.of(&name)),
         }
     }
 }

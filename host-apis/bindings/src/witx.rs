@@ -242,7 +242,7 @@ async fn load_by_name<T: WithWitxNn>(
     let failed =
         |code, why: &dyn ToString| Refused(of_code(code), format!("{name}: {}", why.to_string()));
     let opened = host.open(name.clone()).await;
-    let model = opened.map_err(|why| failed(open_code(why), &why))?;
+    let model = opened.map_err(|why| Refused(of_code(open_code(why)), why.of(&name)))?;
     let described = host.describe(model).await;
     let spec = described.map_err(|why| failed(error_code(&why), &why))?;
     let nn = caller.data_mut().witx_nn();

@@ -1,11 +1,13 @@
 //! Talks to a node as any client would: over HTTP, with a key. Where and who come from flags, else from the environment.
 
 use super::profile::Profile;
+use super::progress::{Shown, Upload};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -40,7 +42,7 @@ pub(super) struct InProject {
 /// A node, to be asked. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Client {
-    http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+    http: hyper_util::client::legacy::Client<HttpConnector, Upload>,
     admin_url: String,
     key: Option<String>,
 }
@@ -129,19 +131,24 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<Value> {
-        self.upload(method, path, "application/json", body).await
+        let url = format!("{}{path}", self.admin_url);
+        let response = self.send(method, &url, "application/json", body).await?;
+        read(response).await
     }
 
-    /// The same, with a body of another type.
+    /// The same, with a body of another type, whose way is shown; then the node is busy with `then`.
     pub(super) async fn upload(
         &self,
         method: Method,
         path: &str,
         content_type: &str,
         body: Bytes,
+        then: &'static str,
     ) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.admin_url);
-        let response = self.send(method, &url, content_type, body).await?;
+        let shown = Shown::new(body.len(), then);
+        let body = Upload::new(body, Some(shown.watch()));
+        let response = self.request(method, &url, content_type, body).await?;
         read(response).await
     }
 
@@ -178,6 +185,17 @@ impl Client {
         content_type: &str,
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
+        let body = Upload::new(body, None);
+        self.request(method, url, content_type, body).await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        content_type: &str,
+        body: Upload,
+    ) -> anyhow::Result<Response<Incoming>> {
         let uri: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;
         if uri.scheme_str() != Some("http") {
             bail!(
@@ -185,13 +203,13 @@ impl Client {
             );
         }
         let mut request = Request::builder().method(method).uri(uri);
-        if !body.is_empty() {
+        if !body.is_end_stream() {
             request = request.header(CONTENT_TYPE, content_type);
         }
         if let Some(key) = &self.key {
             request = request.header(AUTHORIZATION, format!("Bearer {key}"));
         }
-        let sent = self.http.request(request.body(Full::new(body))?).await;
+        let sent = self.http.request(request.body(body)?).await;
         sent.with_context(|| format!("no answer from {url} (is a node running there?)"))
     }
 }

@@ -155,6 +155,9 @@ impl Version {
             hosts.join(","),
             self.public
         );
-        client.call(Method::POST, &path, wasm.into()).await
+        let wasm = wasm.into();
+        client
+            .upload(Method::POST, &path, "application/wasm", wasm, "compiling")
+            .await
     }
 }

@@ -17,6 +17,7 @@ mod model_files;
 mod models;
 mod new;
 mod profile;
+mod progress;
 mod projects;
 mod routes;
 mod serve;

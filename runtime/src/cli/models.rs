@@ -83,7 +83,9 @@ impl Command {
                 let (kind, body) = model_files::body(&source);
                 let path = format!("/api/v1/models/{name}");
                 let client = at.target.client();
-                let model = client.upload(Method::PUT, &path, &kind, body).await?;
+                let then = "checking and loading";
+                let model = client.upload(Method::PUT, &path, &kind, body, then);
+                let model = model.await?;
                 at.output.one(&model, |_| format!("{name}: loaded"));
             }
             Self::List(at) => {

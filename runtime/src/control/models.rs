@@ -74,7 +74,7 @@ impl Control {
         let _writer = self.writer(OPERATOR).await;
         self.model(name).await?;
         let mut users = self.registry.all();
-        users.retain(|function| function.models.contains(name));
+        users.retain(|function| function.grants.models.contains(name));
         users.dedup_by(|a, b| (&a.project, &a.name) == (&b.project, &b.name));
         if let Some(function) = users.first() {
             return Err(ControlError::ModelInUse {

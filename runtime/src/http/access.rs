@@ -24,7 +24,7 @@ pub(crate) fn admit(
 ) -> Result<Chosen, Error> {
     let serving = registry.serving(name);
     // A canary may be more open than the live version, or less: it is not what is asked until it is live.
-    let is_public = |serving: &Serving| serving.live().public;
+    let is_public = |serving: &Serving| serving.live().grants.public;
     if directory.access() == Access::Open || serving.as_ref().is_some_and(is_public) {
         let serving = serving.ok_or(Error::UnknownFunction)?;
         return Ok(serving.choose(Who::Address(client)));

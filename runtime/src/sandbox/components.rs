@@ -188,7 +188,8 @@ impl Components {
         Box::pin(self.bring(key, wasm)).await
     }
 
-    fn mapped(&self, key: CodeKey) -> Option<Arc<Ready>> {
+    /// One that is ready, and now the most recently used.
+    pub(super) fn mapped(&self, key: CodeKey) -> Option<Arc<Ready>> {
         let slot = self.slots.get(&key)?;
         let ready = slot.ready()?;
         self.touch(&slot);

@@ -2,6 +2,7 @@
 
 use super::background::Pool;
 use super::command::{self, CommandState};
+use super::kept::Kept;
 use super::logs::Logs;
 use super::state::{Limited, State};
 use super::ticker::Ticker;
@@ -66,6 +67,8 @@ pub struct Sandbox {
     pub(super) ticker: Ticker,
     pub(crate) logs: Arc<Logs>,
     pub(crate) egress: Egress,
+    /// Of the functions whose owners let a sandbox serve more than one call.
+    pub(super) kept: Arc<Kept>,
     allocator: Allocator,
     /// What one host call may copy out of a guest.
     hostcall_bytes_max: usize,
@@ -101,6 +104,7 @@ impl Sandbox {
             pool,
             ticker,
             logs: Logs::new(config),
+            kept: Arc::new(Kept::new(config)),
             egress: Egress::new(config).map_err(wasmtime::Error::from_anyhow)?,
             allocator,
             hostcall_bytes_max: usize::try_from(config.guest_tensor_bytes_max)
@@ -129,6 +133,7 @@ impl Sandbox {
     /// Ends the background threads and the guests they have. Guests own what owns the pool, so this cannot wait for a drop.
     pub(crate) fn close(&self) {
         self.pool.close();
+        self.kept.clear();
     }
 
     pub(crate) fn next_id(&self) -> u64 {

@@ -71,7 +71,7 @@ impl Drop for InBackground {
     }
 }
 
-/// The whole life of a guest: instantiate, call, drop the store.
+/// The whole life of a guest: instantiate, call, and drop the store or keep it for another call.
 pub(crate) type GuestFuture = Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>>;
 
 /// A guest and its account.

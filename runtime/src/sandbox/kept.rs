@@ -1,13 +1,14 @@
 //! Sandboxes that may be used again, of functions whose owner lets one serve more than one call (`reuse`): one call after the
-//! other, of the same version and no other. A sandbox comes here only when nothing of its last call is left in it but what the
-//! guest's own memory holds; it goes when it was not called for long, when there are too many, and when somebody needs its
-//! place.
+//! other, of the same version and no other. A sandbox comes here only when nothing of its last call is left in it but the guest's
+//! memory, and handles that name a model or a standard stream (`State::end_call`). It goes when it was not called for long, when
+//! there are too many, when somebody needs its place, and when its version is called no more.
 
 use super::registry::Function;
 use super::runner::GuestPermit;
 use super::state::State;
 use crate::config::Config;
-use std::collections::VecDeque;
+use shoal_inference::TenantId;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub(super) struct Used {
 }
 
 /// Those of a node, the least recently used first.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     list: Mutex<VecDeque<Resting>>,
     max: usize,
     idle_max: Duration,
@@ -78,13 +79,13 @@ impl Kept {
         Some(resting.used)
     }
 
-    /// Keeps a sandbox whose call is over, if its owner lets it serve another and nothing of this one is left.
+    /// Keeps a sandbox whose call is over, if its owner lets it serve another and nothing of this one is left. Where there are too
+    /// many, one goes of the tenant that has most.
     pub(super) fn offer(&self, mut used: Used) {
-        let more = used
-            .function
-            .reuse
-            .is_some_and(|max| used.calls < max.get());
-        if !more || self.max == 0 || !used.store.data_mut().end_call() {
+        let function = used.function.clone();
+        let reuse = function.grants.reuse;
+        let more = reuse.is_some_and(|max| used.calls < max.get()) && self.max > 0;
+        if !more || !used.store.data_mut().end_call() {
             return;
         }
         let resting = Resting {
@@ -93,12 +94,38 @@ impl Kept {
         };
         let gone = {
             let mut list = self.list();
-            list.push_back(resting);
-            (list.len() > self.max).then(|| list.pop_front())
+            if function.is_retired() {
+                Some(resting)
+            } else {
+                list.push_back(resting);
+                (list.len() > self.max)
+                    .then(|| of_the_greediest(&mut list))
+                    .flatten()
+            }
         };
-        // Clearing its memory takes time.
+        // Clearing its memory takes time: not under the lock.
         drop(gone);
         self.came.notify_one();
+    }
+
+    /// Lets go of those of versions that are called no more, which are marked so already.
+    pub(super) fn forget_retired(&self) {
+        let gone: VecDeque<Resting> = {
+            let mut list = self.list();
+            let all = std::mem::take(&mut *list);
+            let (gone, stay) = all
+                .into_iter()
+                .partition(|resting| resting.used.function.is_retired());
+            *list = stay;
+            gone
+        };
+        drop(gone);
+    }
+
+    /// Lets go of all.
+    pub(super) fn clear(&self) {
+        let all = std::mem::take(&mut *self.list());
+        drop(all);
     }
 
     /// Lets go of the one that was not used for longest, if there is one.
@@ -130,4 +157,18 @@ impl Kept {
             }
         }
     }
+}
+
+/// The least recently used of the tenant that has most.
+fn of_the_greediest(list: &mut VecDeque<Resting>) -> Option<Resting> {
+    let tenant = |resting: &Resting| resting.used.function.tenant.id;
+    let mut counts: HashMap<TenantId, usize> = HashMap::new();
+    for resting in &*list {
+        *counts.entry(tenant(resting)).or_default() += 1;
+    }
+    let (greediest, _) = counts.into_iter().max_by_key(|(id, count)| (*count, *id))?;
+    let at = list
+        .iter()
+        .position(|resting| tenant(resting) == greediest)?;
+    list.remove(at)
 }

@@ -4,6 +4,7 @@
 use super::canary::{Failing, Findings, Seat, Side, Trial, TrialRule, Who};
 use super::engine::Sandbox;
 use super::guest::Tenant;
+use super::kept::Kept;
 use super::logs::{LogRing, Logs};
 use super::messages::ComponentId;
 use crate::config::Config;
@@ -15,7 +16,7 @@ use shoal_host::nn::BoxFuture;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Longest name of a project, a function or a model.
 pub const NAME_LEN_MAX: usize = 63;
@@ -83,9 +84,9 @@ pub struct Function {
     /// What its guests write, of this version and those before.
     pub log: Arc<LogRing>,
     pub(crate) tenant: Arc<Tenant>,
-    pub(crate) models: BTreeSet<String>,
-    pub(crate) public: bool,
-    pub(super) reuse: Option<NonZeroU32>,
+    pub(crate) grants: Grants,
+    /// Whether it is called no more, by any request that is to come.
+    retired: AtomicBool,
     pub(super) reach: Arc<Reach>,
     pub(super) wasm: Fetch,
 }
@@ -127,6 +128,7 @@ pub struct Registry {
     egress: Egress,
     rule: TrialRule,
     failing: Arc<Failing>,
+    kept: Arc<Kept>,
 }
 
 impl Serving {
@@ -138,6 +140,12 @@ impl Serving {
     /// The trial of another version, if there is one.
     pub(crate) fn trial(&self) -> Option<&Trial> {
         self.trial.as_ref().map(|(trial, _)| &**trial)
+    }
+
+    /// Every version that is called.
+    fn functions(&self) -> impl Iterator<Item = Arc<Function>> + use<> {
+        let canary = self.trial().map(|trial| trial.canary.clone());
+        std::iter::once(self.live.clone()).chain(canary)
     }
 
     /// The version that this caller gets.
@@ -160,6 +168,21 @@ impl Serving {
     }
 }
 
+impl Function {
+    /// Whether no request that is to come finds it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    /// Whether it is this version and none of the same number, of a function that had the same name.
+    fn is(&self, version: &FunctionVersion) -> bool {
+        self.number == version.number
+            && self.component == version.component
+            && self.grants == version.grants
+            && Arc::ptr_eq(&self.tenant, &version.tenant)
+    }
+}
+
 impl Registry {
     /// Without functions, for a sandbox that runs them.
     pub fn new(sandbox: &Sandbox, config: &Config) -> Self {
@@ -172,6 +195,7 @@ impl Registry {
                 points_max: config.canary_error_points_max,
             },
             failing: Arc::default(),
+            kept: sandbox.kept.clone(),
         }
     }
 
@@ -192,11 +216,15 @@ impl Registry {
             Some(before) => before.live.log.clone(),
             None => self.logs.ring(),
         };
-        let live = self.function(live, &log);
+        // Whose sandboxes may wait for another call.
+        let stays = before.as_ref().filter(|before| before.live.is(&live));
+        let live = match stays {
+            Some(before) => before.live.clone(),
+            None => self.function(live, &log),
+        };
         let trial = canary.map(|(canary, percent)| {
-            let goes_on = before
-                .and_then(|before| before.trial)
-                .map(|(trial, _)| trial);
+            let goes_on = before.as_ref().and_then(|before| before.trial.as_ref());
+            let goes_on = goes_on.map(|(trial, _)| trial.clone());
             let goes_on = goes_on.filter(|trial| trial.is_of(&live, &canary));
             let trial = goes_on.unwrap_or_else(|| {
                 let canary = self.function(canary, &log);
@@ -209,7 +237,24 @@ impl Registry {
             });
             (trial, percent)
         });
-        entry.insert(Serving { live, trial });
+        let serving = Serving { live, trial };
+        // The entry is locked for as long as it is there.
+        drop(entry.insert(serving.clone()));
+        if let Some(before) = before {
+            let stays = |function: &Arc<Function>| {
+                let mut now = serving.functions();
+                now.any(|now| Arc::ptr_eq(&now, function))
+            };
+            self.retire(before.functions().filter(|function| !stays(function)));
+        }
+    }
+
+    /// No request that is to come finds these.
+    fn retire(&self, functions: impl Iterator<Item = Arc<Function>>) {
+        for function in functions {
+            function.retired.store(true, Relaxed);
+        }
+        self.kept.forget_retired();
     }
 
     fn function(&self, version: FunctionVersion, log: &Arc<LogRing>) -> Arc<Function> {
@@ -220,17 +265,18 @@ impl Registry {
             component: version.component,
             log: log.clone(),
             tenant: version.tenant,
-            models: version.grants.models,
-            public: version.grants.public,
-            reuse: version.grants.reuse,
-            reach: Arc::new(self.egress.reach(version.grants.egress)),
+            retired: AtomicBool::new(false),
+            reach: Arc::new(self.egress.reach(version.grants.egress.clone())),
+            grants: version.grants,
             wasm: version.wasm,
         })
     }
 
     /// Takes a function away, by `project/name`. Requests that found it before go on.
     pub fn remove(&self, key: &str) {
-        self.functions.remove(key);
+        if let Some((_, serving)) = self.functions.remove(key) {
+            self.retire(serving.functions());
+        }
     }
 
     /// The live version of a function, by `project/name`.
@@ -245,11 +291,8 @@ impl Registry {
 
     /// Every version that is called, in no order but that those of one function follow each other.
     pub(crate) fn all(&self) -> Vec<Arc<Function>> {
-        let versions = self.functions.iter().flat_map(|serving| {
-            let canary = serving.trial().map(|trial| trial.canary.clone());
-            std::iter::once(serving.live.clone()).chain(canary)
-        });
-        versions.collect()
+        let versions = self.functions.iter();
+        versions.flat_map(|serving| serving.functions()).collect()
     }
 
     /// Waits until a canary fails.

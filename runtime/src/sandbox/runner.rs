@@ -9,7 +9,7 @@ use super::contract::Linked;
 use super::engine::Sandbox;
 use super::guest::Guest;
 use super::invoke::{Head, Invocation, Place, Unready};
-use super::kept::{Kept, Used};
+use super::kept::Used;
 use super::logs::LogWriter;
 use super::messages::{Failure, InvocationId, Start};
 use super::meter::Meter;
@@ -38,7 +38,6 @@ pub struct Runner {
     limits: RunLimits,
     free_guests: Arc<Semaphore>,
     guest_ended: Arc<Notify>,
-    kept: Kept,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +58,7 @@ pub struct Bound {
     pub host: Arc<dyn Infer>,
     /// Takes what the guest writes.
     pub log: LogWriter,
-    /// Kept until nothing of the guest is left, and its CPU time is final.
+    /// Kept until nothing of the call is left, and its CPU time is final.
     pub account: Arc<dyn Any + Send + Sync>,
 }
 
@@ -101,7 +100,6 @@ impl Runner {
             },
             free_guests: Arc::new(Semaphore::new(guests_max)),
             guest_ended: Arc::default(),
-            kept: Kept::new(config),
         }
     }
 
@@ -123,17 +121,17 @@ impl Runner {
 
     /// Sandboxes that have served a call and wait for another.
     pub fn guests_kept(&self) -> usize {
-        self.kept.len()
+        self.sandbox.kept.len()
     }
 
     /// Calls so far that were served by one of those.
     pub fn guests_reused(&self) -> u64 {
-        self.kept.reused()
+        self.sandbox.kept.reused()
     }
 
     /// Lets go of those that wait for too long. Never ends; cancel safe.
     pub async fn expire_kept(&self) {
-        self.kept.expire().await;
+        self.sandbox.kept.expire().await;
     }
 
     /// Waits until no guest is alive. Cancel safe.
@@ -172,7 +170,10 @@ impl Runner {
             .tenant
             .try_enter(tenant_max)
             .ok_or(Busy::Tenant { limit: tenant_max })?;
-        let kept = function.reuse.and_then(|_| self.kept.take(&function));
+        let kept = function
+            .grants
+            .reuse
+            .and_then(|_| self.sandbox.kept.take(&function));
         let room = match kept {
             Some(used) => Room::Used(Box::new(used)),
             None => Room::New(self.place().ok_or(Busy::Node {
@@ -216,7 +217,7 @@ impl Runner {
                     ended: self.guest_ended.clone(),
                 });
             }
-            if !self.kept.give_up_one() {
+            if !self.sandbox.kept.give_up_one() {
                 return None;
             }
         }
@@ -355,6 +356,10 @@ impl Life {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<HttpError>,
     {
+        // For the order in which components go.
+        let function = &self.function;
+        let components = &self.runner.components;
+        components.mapped((function.tenant.id, function.component));
         let state = used.store.data_mut();
         state.begin_call(self.host, &self.log, self.meter);
         used.store.set_epoch_deadline(1);
@@ -385,7 +390,7 @@ impl Used {
         let handler = self.proxy.wasi_http_incoming_handler();
         handler.call_handle(&mut self.store, request, out).await?;
         self.calls += 1;
-        runner.kept.offer(self);
+        runner.sandbox.kept.offer(self);
         runner.guest_ended.notify_waiters();
         Ok(())
     }

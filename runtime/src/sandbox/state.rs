@@ -23,6 +23,9 @@ pub(super) const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// A guest that grows past this goes on in the background: its page faults must hold nobody's socket.
 const BIG_MEMORY_BYTES: usize = 8 << 20;
 
+/// Handles that a guest may hold while it waits for another call.
+const HANDLES_KEPT_MAX: usize = 64;
+
 /// The data of a store.
 pub(crate) struct State {
     table: ResourceTable,
@@ -48,6 +51,7 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
             table,
+            // No files: the streams of one would outlive a call, see `end_call`.
             wasi: WasiCtx::builder()
                 .stdout(log.stdout())
                 .stderr(log.stderr())
@@ -66,14 +70,19 @@ impl State {
 
 impl State {
     /// A call is over: lets go of what belongs to it. `false` if the guest holds something that does, like a body that is still
-    /// open: then no other call may find it. What may stay is listed, so that whatever is new may not.
+    /// open: then no other call may find it. Nor may one find a sandbox that has grown big, which would not be moved to the
+    /// background again and takes long to clear, or one whose guest leaks handles.
+    ///
+    /// What may stay is listed. Of the streams that is sound as long as those of bodies cannot be there without their bodies,
+    /// which are not on the list, and a guest has no files: see [`State::new`].
     pub(super) fn end_call(&mut self) -> bool {
-        let mut entries = self.table.iter_mut();
-        let clean = entries.all(|entry| {
-            // Of these two kinds a body's are children of the body, which may not stay.
+        let mut handles = 0;
+        let clean = self.table.iter_mut().all(|entry| {
+            handles += 1;
             let is_stream = entry.is::<DynInputStream>() || entry.is::<DynOutputStream>();
             is_stream || outlives_a_call(entry)
         });
+        let clean = clean && handles <= HANDLES_KEPT_MAX && !self.limits.moved;
         self.nn.end_call();
         self.log.end_call();
         clean

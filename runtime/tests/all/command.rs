@@ -108,7 +108,7 @@ fn the_crate_wasi_nn_runs_as_it_comes() {
         "function_exited"
     );
     assert!(
-        logged(&node).contains("absent: unknown model"),
+        logged(&node).contains(r#"no model \"absent\" on this node"#),
         "{}",
         logged(&node)
     );
@@ -131,5 +131,5 @@ fn what_is_not_granted_is_not_opened() {
     let node = node(config(), "");
     let reply = call(&node, "digits/digits", &[0; 256]);
     assert_eq!(reply.error_code(), "function_exited");
-    assert!(logged(&node).contains("digits: model was not granted to this function"));
+    assert!(logged(&node).contains(r#"model \"digits\" was not granted to this function"#));
 }

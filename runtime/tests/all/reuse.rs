@@ -29,13 +29,20 @@ fn count(node: &Node) -> u64 {
     count_of(node, "probe")
 }
 
-/// A sandbox is kept a moment after its client has the answer.
+/// A guest that streams, or was moved, may end a moment after its client has the answer.
 fn until_kept(node: &Node, kept: f64) {
+    let metrics = || {
+        (
+            node.metric("shoal_guests_live"),
+            node.metric("shoal_guests_kept"),
+        )
+    };
     let began = Instant::now();
-    while node.metric("shoal_guests_kept") != kept {
+    while metrics() != (0.0, kept) {
         assert!(
             began.elapsed() < Duration::from_secs(10),
-            "waited in vain for {kept} kept sandboxes"
+            "waited in vain for {kept} kept sandboxes: {:?}",
+            metrics()
         );
     }
 }
@@ -83,7 +90,45 @@ fn a_sandbox_that_failed_or_is_not_done_serves_no_other_call() {
         until_kept(&node, 1.0);
         let reply = node.get(&format!("/f/acme/probe/{path}"));
         assert_eq!(reply.status, status, "{path}: {}", reply.text());
-        assert_eq!(node.metric("shoal_guests_kept"), 0.0, "after {path}");
+        until_kept(&node, 0.0);
+    }
+    assert_eq!(count(&node), 1);
+}
+
+#[test]
+fn a_sandbox_that_holds_something_of_its_call_serves_no_other() {
+    let node = node(config(), 100);
+    for kind in [
+        "request",
+        "headers",
+        "body",
+        "body-stream",
+        "fields",
+        "outgoing",
+        "pollable",
+        "tensor",
+        "error",
+        // Each may stay, but not so many.
+        "models",
+    ] {
+        let reply = node.post(&format!("/f/acme/probe/leave/{kind}"), b"somebody's");
+        assert_eq!(reply.status, 200, "{kind}: {}", reply.text());
+        until_kept(&node, 0.0);
+    }
+    assert_eq!(node.metric("shoal_guests_reused_total"), 0.0);
+    // A model is nobody's.
+    assert_eq!(node.get("/f/acme/probe/leave/model").status, 200);
+    until_kept(&node, 1.0);
+    assert_eq!(count(&node), 1);
+    assert_eq!(node.metric("shoal_guests_reused_total"), 1.0);
+}
+
+#[test]
+fn a_sandbox_that_grew_big_serves_no_other_call() {
+    let node = node(config(), 100);
+    for (mib, kept) in [(2, 1.0), (32, 0.0)] {
+        assert_eq!(node.get(&format!("/f/acme/probe/grow/{mib}")).status, 200);
+        until_kept(&node, kept);
     }
     assert_eq!(count(&node), 1);
 }
@@ -111,7 +156,7 @@ fn calls_at_once_have_a_sandbox_each() {
     let node = node(config(), 100);
     let mut clients: Vec<Client> = (0..4).map(|_| node.connect()).collect();
     for client in &mut clients {
-        client.send(b"GET /f/acme/probe/sleep/100 HTTP/1.1\r\nhost: x\r\n\r\n");
+        client.send(b"GET /f/acme/probe/sleep/1000 HTTP/1.1\r\nhost: x\r\n\r\n");
     }
     for client in &mut clients {
         assert_eq!(client.reply().status, 200);
@@ -237,14 +282,52 @@ fn a_new_version_begins_anew_and_says_how_often_it_may_be_used() {
             deployed.json()["live"]["reuse"],
             serde_json::Value::from(reuse)
         );
+        // Those of the version before went with it.
+        until_kept(&node, 0.0);
         for expected in counts {
             assert_eq!(count(&node), expected, "{query}");
-            let began = Instant::now();
-            while node.metric("shoal_guests_live") != 0.0 {
-                assert!(began.elapsed() < Duration::from_secs(10));
-            }
+            let more = expected < reuse;
+            until_kept(&node, f64::from(u8::from(more)));
         }
     }
+    assert_eq!(deploy("reuse=9").status, 200);
+    assert_eq!(count(&node), 1);
+    until_kept(&node, 1.0);
+    // Another version on trial leaves those of the live one where they are.
+    assert_eq!(deploy("reuse=9&canary=1").status, 200);
+    until_kept(&node, 1.0);
+    assert_eq!(count(&node), 2);
     assert_eq!(deploy("").json()["live"]["reuse"], serde_json::Value::Null);
     assert_eq!((count(&node), count(&node)), (1, 1));
+    until_kept(&node, 0.0);
+    assert_eq!(deploy("reuse=9").status, 200);
+    assert_eq!(count(&node), 1);
+    until_kept(&node, 1.0);
+    let path = "/api/v1/projects/acme/functions/probe";
+    let deleted = node.connect().request("DELETE", path, None, b"");
+    assert_eq!(deleted.status, 200);
+    until_kept(&node, 0.0);
+}
+
+#[test]
+fn where_there_are_too_many_one_goes_of_the_tenant_that_has_most() {
+    let mut other = reused("probe", "probe", 100);
+    other.project = "birch".to_owned();
+    let functions = vec![reused("probe", "probe", 100), other];
+    let few = Config {
+        guests_kept_max: 2,
+        ..config()
+    };
+    let node = Node::run(parts(few, functions));
+    assert_eq!(node.get("/f/birch/probe/count").json()["count"], 1);
+    until_kept(&node, 1.0);
+    let mut clients: Vec<Client> = (0..3).map(|_| node.connect()).collect();
+    for client in &mut clients {
+        client.send(b"GET /f/acme/probe/sleep/1000 HTTP/1.1\r\nhost: x\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+    until_kept(&node, 2.0);
+    assert_eq!(node.get("/f/birch/probe/count").json()["count"], 2);
 }

@@ -3,11 +3,41 @@
 /// A way that might lead inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
+    pub(super) kind: Kind,
     /// Hosts that the function asks to be granted, separated by commas.
     pub(super) grant: String,
     pub(super) url: String,
     /// How often it is gone: names change their minds.
     pub(super) calls: usize,
+}
+
+/// What kind of way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Address,
+    Odd,
+    Name,
+    Below,
+    Changing,
+    Trick,
+    Redirect,
+    Elsewhere,
+    Secure,
+    Own,
+}
+
+impl Kind {
+    /// Those that lead inside where the operator lets them, some of each at least. Odd forms and tricks are mostly no URLs.
+    pub(super) const OPEN: [Self; 8] = [
+        Self::Address,
+        Self::Name,
+        Self::Below,
+        Self::Changing,
+        Self::Redirect,
+        Self::Elsewhere,
+        Self::Secure,
+        Self::Own,
+    ];
 }
 
 /// A host that is allowed and must be reached.
@@ -210,36 +240,54 @@ const REDIRECTED: &[&str] = &[
 
 /// All of them. The node that is tried listens on these ports of loopback.
 pub(super) fn ways(functions: u16, admin: u16) -> Vec<Way> {
-    let way = |grant: &str, url: &str, calls| Way {
+    let way = |kind, grant: &str, url: &str, calls| Way {
+        kind,
         grant: grant.to_owned(),
         url: url.to_owned(),
         calls,
     };
-    let to = |host: &&str| way(host.trim_end_matches('.'), &format!("http://{host}/"), 1);
-    let below = |host: &&str| way("*.public.test", &format!("http://{host}/"), 1);
-    let changing = |host: &&str| way(host, &format!("http://{host}/"), 12);
-    let trick = |url: &&str| way("127.0.0.1,public.test", url, 1);
-    let redirected = |host: &&str| {
-        let url = format!("http://public.test/go?http://{host}/");
-        way(&format!("public.test,{host}"), &url, 1)
+    let to = |kind, host: &str| {
+        let grant = host.trim_end_matches('.');
+        way(kind, grant, &format!("http://{host}/"), 1)
     };
-    // Elsewhere than where pages are, and with TLS, whose first bytes are bytes.
-    let elsewhere = ["127.0.0.1:8080", "[::1]:8080", "loop.test:8080"];
-    let secure = |host: &str| way(host, &format!("https://{host}/"), 1);
+    let redirected = |host: &str| {
+        let url = format!("http://public.test/go?http://{host}/");
+        way(Kind::Redirect, &format!("public.test,{host}"), &url, 1)
+    };
     let own = |host: &str, port: u16| {
         let host = format!("{host}:{port}");
-        way(&host, &format!("http://{host}/healthz"), 1)
+        way(Kind::Own, &host, &format!("http://{host}/healthz"), 1)
     };
-    let mut ways: Vec<Way> = [ADDRESSES, ODD, NAMES, &elsewhere]
-        .into_iter()
-        .flatten()
-        .map(to)
-        .collect();
-    ways.extend(BELOW.iter().map(below));
-    ways.extend(CHANGING.iter().map(changing));
-    ways.extend(TRICKS.iter().map(trick));
-    ways.extend(REDIRECTED.iter().map(redirected));
-    ways.extend(["127.0.0.1", "loop.test", "169.254.169.254"].map(secure));
+    let mut ways = Vec::new();
+    // Where pages are, and elsewhere.
+    let elsewhere = ["127.0.0.1:8080", "[::1]:8080", "loop.test:8080"];
+    for (kind, hosts) in [
+        (Kind::Address, ADDRESSES),
+        (Kind::Odd, ODD),
+        (Kind::Name, NAMES),
+        (Kind::Elsewhere, &elsewhere),
+    ] {
+        ways.extend(hosts.iter().map(|host| to(kind, host)));
+    }
+    for host in BELOW {
+        ways.push(way(
+            Kind::Below,
+            "*.public.test",
+            &format!("http://{host}/"),
+            1,
+        ));
+    }
+    for host in CHANGING {
+        ways.push(way(Kind::Changing, host, &format!("http://{host}/"), 12));
+    }
+    for url in TRICKS {
+        ways.push(way(Kind::Trick, "127.0.0.1,public.test", url, 1));
+    }
+    ways.extend(REDIRECTED.iter().map(|host| redirected(host)));
+    // With TLS, whose first bytes are bytes.
+    for host in ["127.0.0.1", "loop.test", "169.254.169.254"] {
+        ways.push(way(Kind::Secure, host, &format!("https://{host}/"), 1));
+    }
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "loop.test"] {
         ways.extend([own(host, functions), own(host, admin)]);
     }

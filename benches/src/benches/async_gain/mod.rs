@@ -2,7 +2,7 @@
 //! thread, beside a server that runs them on `wasmtime-wasi-nn` as it is, whose `compute` blocks its thread (`server`, in a
 //! process of its own). That one with as many threads as the node has, and with one for each connection.
 //!
-//! A closed loop of 64 connections, rounds in turns, every answer looked at. On a simulated device (2 ms a run and 20 µs a row)
+//! Its pool is set as ours. A closed loop of 64 connections, rounds in turns, every answer looked at. On a simulated device (2 ms a run and 20 µs a row)
 //! what is gained is batches; on this processor, with a model whose runs take microseconds, there is little to gain from them,
 //! and what a node does beside running guests is not free.
 

@@ -13,6 +13,9 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const HELLO: &[u8] = include_bytes!("../../../../samples/components/hello.wasm");
+/// A pool that keeps memory as ours does; by itself it gives all back each time.
+const POOLED: &str = "pooling-allocator=y,pooling-memory-keep-resident=1048576,pooling-table-keep-resident=4096,\
+    pooling-async-stack-keep-resident=32768,pooling-pagemap-scan=auto";
 /// Requests that one instance serves, where it serves more than one: as many as `wasmtime serve` lets it where it does.
 const REUSE: u32 = 128;
 /// Longest wait until a server says where it is.
@@ -27,7 +30,7 @@ pub(in crate::benches) enum Kind {
     ShoalReused,
     /// `wasmtime serve` as it is by default: a fresh instance for each request.
     Wasmtime,
-    /// The same with instances from a pool.
+    /// The same with instances from a pool, set as ours.
     WasmtimePooled,
     /// And each of them for 128 requests.
     WasmtimeReused,
@@ -85,14 +88,10 @@ impl Server {
             Kind::Shoal => Self::shoal(None).await.map(Some),
             Kind::ShoalReused => Self::shoal(Some(REUSE)).await.map(Some),
             Kind::Wasmtime => wasmtime(home.folder(), &[]).await,
-            Kind::WasmtimePooled => {
-                let pooled = ["-O", "pooling-allocator=y"];
-                wasmtime(home.folder(), &pooled).await
-            }
+            Kind::WasmtimePooled => wasmtime(home.folder(), &["-O", POOLED]).await,
             Kind::WasmtimeReused => {
                 let reuse = REUSE.to_string();
-                let reused = ["-O", "pooling-allocator=y", "--max-instance-reuse-count"];
-                let reused: Vec<&str> = reused.into_iter().chain([&*reuse]).collect();
+                let reused = ["-O", POOLED, "--max-instance-reuse-count", &reuse];
                 wasmtime(home.folder(), &reused).await
             }
             Kind::Native => native("one").await.map(Some),
