@@ -71,6 +71,9 @@ enum Command {
     Native {
         /// Of HTTP
         version: native::Version,
+        /// How connections come to its threads
+        #[arg(default_value = "shared")]
+        accept: native::Accept,
     },
     /// Be a server whose guests block a thread for each call of a model
     #[command(hide = true)]
@@ -99,7 +102,9 @@ fn main() -> ExitCode {
         }
         Command::Bar { name, seed, quick } => judge(name, &Run { seed, quick }),
         Command::Bench { name, out } => compare(name, out.as_deref()).map(|()| ExitCode::SUCCESS),
-        Command::Native { version } => native::serve(version).map(|()| ExitCode::SUCCESS),
+        Command::Native { version, accept } => {
+            native::serve(version, accept).map(|()| ExitCode::SUCCESS)
+        }
         Command::Blocking { spec } => benches::blocking(&spec).map(|()| ExitCode::SUCCESS),
         Command::Node { spec } => node::serve(&spec).map(|()| ExitCode::SUCCESS),
     };
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_a_wrong_call() {
-        for (kind, known) in [("bar", "waiting"), ("bench", "async-gain")] {
+        for (kind, known) in [("bar", "waiting"), ("bench", "acceptors")] {
             let unknown = Arguments::try_parse_from(["shoal-benches", kind, "none"]);
             let error = unknown.expect_err("nothing has this name");
             assert_eq!(error.exit_code(), 2);

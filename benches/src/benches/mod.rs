@@ -1,5 +1,6 @@
 //! The benches. Each file says what is compared with what.
 
+mod acceptors;
 mod async_gain;
 mod batching;
 mod dispatch;
@@ -13,6 +14,7 @@ use std::path::Path;
 /// A bench, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Bench {
+    Acceptors,
     AsyncGain,
     Batching,
     Dispatch,
@@ -23,6 +25,7 @@ pub(crate) enum Bench {
 impl Bench {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Acceptors => "acceptors",
             Self::AsyncGain => "async-gain",
             Self::Batching => "batching",
             Self::Dispatch => "dispatch",
@@ -34,6 +37,9 @@ impl Bench {
     /// What it compares, in a line.
     pub(crate) fn about(self) -> &'static str {
         match self {
+            Self::Acceptors => {
+                "one thread that accepts for all, beside a socket for each (SO_REUSEPORT)"
+            }
             Self::AsyncGain => {
                 "guests that wait for a model without a thread, beside those of wasmtime-wasi-nn, which take one"
             }
@@ -53,6 +59,7 @@ impl Bench {
     /// Prints a table; writes a plot where there is a folder for it.
     pub(crate) async fn compare(self, out: Option<&Path>) -> anyhow::Result<()> {
         match self {
+            Self::Acceptors => acceptors::compare().await,
             Self::AsyncGain => async_gain::compare().await,
             Self::Batching => batching::compare().await,
             Self::Dispatch => dispatch::compare(out).await,

@@ -18,7 +18,7 @@ use crate::open_loop::OpenLoop;
 use crate::plot::{Series, plot};
 use crate::samples::Samples;
 use anyhow::Context as _;
-pub(super) use servers::{Kind, Server};
+pub(super) use servers::{Kind, Server, native};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;

@@ -94,8 +94,8 @@ impl Server {
                 let reused = ["-O", POOLED, "--max-instance-reuse-count", &reuse];
                 wasmtime(home.folder(), &reused).await
             }
-            Kind::Native => native("one").await.map(Some),
-            Kind::NativeHttp2 => native("two").await.map(Some),
+            Kind::Native => native(&["one"]).await.map(Some),
+            Kind::NativeHttp2 => native(&["two"]).await.map(Some),
         }
     }
 
@@ -166,9 +166,10 @@ async fn wasmtime(folder: &Path, options: &[&str]) -> anyhow::Result<Option<Serv
     }))
 }
 
-async fn native(version: &str) -> anyhow::Result<Server> {
+pub(in crate::benches) async fn native(how: &[&str]) -> anyhow::Result<Server> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["native", version])
+        .arg("native")
+        .args(how)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
