@@ -174,7 +174,8 @@ keys! {
     guests_max: u32 = 2_000, 1..=1_000_000;
     /// Guests of one tenant alive at once.
     tenant_guests_max: usize = 1_000, 1..=1_000_000;
-    /// Sandboxes kept for another call of a function whose owner lets one serve more than one (reuse), in all. 0: none.
+    /// Sandboxes kept for another call of a function whose owner lets one serve more than one (reuse), in all; each has
+    /// at most 8 MiB of linear memory. 0: none.
     guests_kept_max: usize = 64, 0..=1_000_000;
     /// Time without a call after which one goes.
     guest_kept_idle_max: Duration = Duration::from_secs(30), TICK..=DAY;

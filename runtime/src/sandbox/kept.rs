@@ -80,13 +80,12 @@ impl Kept {
     }
 
     /// Keeps a sandbox whose call is over, if its owner lets it serve another and nothing of this one is left. Where there are too
-    /// many, one goes of the tenant that has most.
-    pub(super) fn offer(&self, mut used: Used) {
-        let function = used.function.clone();
-        let reuse = function.grants.reuse;
+    /// many, one goes of the tenant that has most. `false`: it went at once, and its place with it.
+    pub(super) fn offer(&self, mut used: Used) -> bool {
+        let reuse = used.function.grants.reuse;
         let more = reuse.is_some_and(|max| used.calls < max.get()) && self.max > 0;
         if !more || !used.store.data_mut().end_call() {
-            return;
+            return false;
         }
         let resting = Resting {
             used,
@@ -94,7 +93,7 @@ impl Kept {
         };
         let gone = {
             let mut list = self.list();
-            if function.is_retired() {
+            if resting.used.function.is_retired() {
                 Some(resting)
             } else {
                 list.push_back(resting);
@@ -106,6 +105,7 @@ impl Kept {
         // Clearing its memory takes time: not under the lock.
         drop(gone);
         self.came.notify_one();
+        true
     }
 
     /// Lets go of those of versions that are called no more, which are marked so already.

@@ -162,8 +162,7 @@ impl Runner {
         bound: Bound,
     ) -> Result<Invocation, Busy>
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         let tenant_max = self.limits.tenant_guests_max;
         let place = function
@@ -273,8 +272,7 @@ impl Life {
         answer: oneshot::Sender<Head>,
     ) -> wasmtime::Result<()>
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         let permit = match room {
             Room::Used(used) => return self.again(*used, start, body, answer).await,
@@ -353,8 +351,7 @@ impl Life {
         answer: oneshot::Sender<Head>,
     ) -> wasmtime::Result<()>
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         // For the order in which components go.
         let function = &self.function;
@@ -377,8 +374,7 @@ impl Used {
         answer: oneshot::Sender<Head>,
     ) -> wasmtime::Result<()>
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         let mut request = http::Request::new(body);
         *request.method_mut() = start.method;
@@ -390,8 +386,10 @@ impl Used {
         let handler = self.proxy.wasi_http_incoming_handler();
         handler.call_handle(&mut self.store, request, out).await?;
         self.calls += 1;
-        runner.sandbox.kept.offer(self);
-        runner.guest_ended.notify_waiters();
+        // One that is not kept says so when it gives its place back.
+        if runner.sandbox.kept.offer(self) {
+            runner.guest_ended.notify_waiters();
+        }
         Ok(())
     }
 }

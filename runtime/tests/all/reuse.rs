@@ -213,6 +213,19 @@ fn each_call_has_its_own_name_limits_and_bill() {
 }
 
 #[test]
+fn a_node_may_keep_none() {
+    let none = Config {
+        guests_kept_max: 0,
+        ..config()
+    };
+    let node = node(none, 100);
+    for _ in 0..2 {
+        assert_eq!(count(&node), 1);
+        until_kept(&node, 0.0);
+    }
+}
+
+#[test]
 fn a_sandbox_that_is_not_called_goes() {
     let node = node(
         Config {

@@ -193,8 +193,7 @@ impl Guests {
 
     async fn answer<B>(&self, request: Request<B>) -> anyhow::Result<Response<Full<Bytes>>>
     where
-        B: hyper::body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: hyper::body::Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         let state = State {
             table: ResourceTable::new(),

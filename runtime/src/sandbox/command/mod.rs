@@ -107,8 +107,7 @@ impl Command {
         answer: oneshot::Sender<Head>,
     ) -> wasmtime::Result<()>
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<HttpError>,
+        B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
     {
         let stdout = Pipe::new(answer);
         let mut p1 = WasiCtx::builder()
