@@ -49,6 +49,8 @@ struct Task {
     slot: Mutex<Option<Slot>>,
     state: AtomicU8,
     cancelled: AtomicBool,
+    /// Turns that are over, of a guest that is not.
+    turns: AtomicU64,
     /// Who wants to know when the turn in progress is over.
     watcher: Mutex<Option<Waker>>,
     tenant: Arc<Tenant>,
@@ -73,17 +75,23 @@ pub(crate) struct Ticket {
     task: Arc<Task>,
     pub(crate) ended: Ended,
     detached: bool,
+    /// The turns that were over when it was first asked about the one in progress.
+    waits_from: Option<u64>,
 }
 
 impl Ticket {
-    /// Ready when the guest is not in the middle of a turn.
-    pub(crate) fn poll_between_turns(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the turn that was in progress at the first call is over, or if none was. Between two turns there may be less
+    /// time than a waker needs, so it does not have to find the guest at rest.
+    pub(crate) fn poll_between_turns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Stored before the state is read, so that a turn that ends meanwhile finds it.
         *lock(&self.task.watcher) = Some(cx.waker().clone());
-        match self.task.state.load(Ordering::Acquire) {
-            RUNNING | WOKEN => Poll::Pending,
-            _ => Poll::Ready(()),
+        let turns = self.task.turns.load(Ordering::Acquire);
+        let runs = matches!(self.task.state.load(Ordering::Acquire), RUNNING | WOKEN);
+        if runs && *self.waits_from.get_or_insert(turns) == turns {
+            return Poll::Pending;
         }
+        self.waits_from = None;
+        Poll::Ready(())
     }
 
     /// Lets the guest finish by itself: its own deadline still holds.
@@ -140,6 +148,7 @@ impl Pool {
             })),
             state: AtomicU8::new(QUEUED),
             cancelled: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             watcher: Mutex::new(None),
             pool: Arc::downgrade(&self.shared),
             runtime: tokio::runtime::Handle::current(),
@@ -149,6 +158,7 @@ impl Pool {
             task,
             ended,
             detached: false,
+            waits_from: None,
         }
     }
 
@@ -268,6 +278,7 @@ impl Task {
             return;
         }
         drop(slot);
+        self.turns.fetch_add(1, Ordering::AcqRel);
         let parked =
             self.state
                 .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
@@ -370,6 +381,36 @@ mod tests {
         for ticket in many {
             ticket.detach();
         }
+    }
+
+    /// On a pool with nothing else to do the next turn begins at once; whoever waits for the end of one must not miss it.
+    #[tokio::test]
+    async fn the_end_of_a_turn_is_seen_after_the_next_has_begun() {
+        let pool = Pool::start(1).unwrap();
+        let tenant = Tenant::new(TenantId(1));
+        let (began, begins) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel();
+        let mut guest = guest(&tenant, 1, &Arc::default());
+        guest.future = Box::pin(std::future::poll_fn(move |cx| {
+            began.send(()).unwrap();
+            if goes_on.recv().is_err() {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let mut ticket = pool.spawn(guest);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..10 {
+            begins.recv().unwrap();
+            assert!(ticket.poll_between_turns(&mut cx).is_pending());
+            go_on.send(()).unwrap();
+            begins.recv().unwrap();
+            assert!(ticket.poll_between_turns(&mut cx).is_ready());
+            go_on.send(()).unwrap();
+        }
+        drop(go_on);
+        (&mut ticket.ended).await.unwrap().unwrap();
     }
 
     #[tokio::test]

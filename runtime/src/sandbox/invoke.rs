@@ -88,7 +88,7 @@ impl Invocation {
             return Poll::Ready(head.ok_or(Failure::NoResponse));
         }
         // A guest that is about to end gets to: its whole answer is worth more than an early head.
-        match &self.place {
+        match &mut self.place {
             Place::Here(_) if self.meter.has_yielded() => return Poll::Pending,
             Place::There(ticket) => ready!(ticket.poll_between_turns(cx)),
             Place::Here(_) | Place::Over(_) => {}
@@ -129,7 +129,7 @@ impl Invocation {
 
     /// A body ends when its guest says so, but also when its guest is stopped: tells the two apart.
     pub(super) fn poll_body_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if let Place::There(ticket) = &self.place {
+        if let Place::There(ticket) = &mut self.place {
             ready!(ticket.poll_between_turns(cx));
         }
         match self.poll_guest(cx) {
