@@ -3,9 +3,9 @@
 
 use crate::http::Record;
 use crate::sandbox::Function;
-use shoal_host::nn::{BoxFuture, Infer, OpenError};
+use shoal_host::nn::{BoxFuture, Infer, OpenError, Outcomes};
 use shoal_inference::{
-    EmbedRequest, Error, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, Tensor,
+    Class, EmbedRequest, Error, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, Tensor,
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -27,6 +27,16 @@ impl Host {
                 Err(Error::Invalid(OpenError::NotGranted.to_string()))
             }
             Some(model) => Ok(model),
+        }
+    }
+
+    fn request(&self, model: ModelId, inputs: Vec<NamedTensor>) -> Request {
+        Request {
+            tenant: self.function.tenant.id,
+            model,
+            class: Class::Default,
+            deadline: self.deadline,
+            inputs,
         }
     }
 }
@@ -54,17 +64,31 @@ impl Infer for Host {
         if let Err(refused) = self.check(model) {
             return Box::pin(std::future::ready(Err(refused)));
         }
-        let request = Request {
-            tenant: self.function.tenant.id,
-            model,
-            deadline: self.deadline,
-            inputs,
-        };
+        let request = self.request(model, inputs);
         let (inference, record) = (self.inference.clone(), self.record.clone());
         Box::pin(async move {
             let reply = inference.submit(request).await?;
             record.inferred(&reply.explanation);
             Ok(reply.outputs)
+        })
+    }
+
+    fn infer_many(&self, model: ModelId, requests: Vec<Vec<NamedTensor>>) -> BoxFuture<Outcomes> {
+        if let Err(refused) = self.check(model) {
+            let all = requests.iter().map(|_| Err(refused.clone()));
+            return Box::pin(std::future::ready(all.collect()));
+        }
+        let requests = requests.into_iter();
+        let requests = requests.map(|inputs| self.request(model, inputs)).collect();
+        let (inference, record) = (self.inference.clone(), self.record.clone());
+        Box::pin(async move {
+            let replies = inference.submit_many(requests).await.into_iter();
+            let outcomes = replies.map(|reply| {
+                let reply = reply?;
+                record.inferred(&reply.explanation);
+                Ok(reply.outputs)
+            });
+            outcomes.collect()
         })
     }
 
@@ -75,6 +99,7 @@ impl Infer for Host {
         let request = EmbedRequest {
             tenant: self.function.tenant.id,
             model,
+            class: Class::Default,
             deadline: self.deadline,
             texts,
         };

@@ -313,6 +313,18 @@ impl Snapshot {
         )?;
         counter(
             to,
+            "inference_too_late",
+            "Requests not begun because they could not have ended before their deadline",
+            stats.too_late,
+        )?;
+        counter(
+            to,
+            "inference_preempted",
+            "Batches of flex requests that made room for others before they had begun",
+            stats.preempted,
+        )?;
+        counter(
+            to,
             "devices_lost",
             "Devices that ended before the node",
             stats.lost_devices,
@@ -327,22 +339,7 @@ impl Snapshot {
             let labels = RefusedLabels { limit };
             ConstCounter::new(*count).encode(refused.encode_family(&labels)?)?;
         }
-        let buckets: Vec<(f64, u64)> = stats
-            .batch_rows
-            .bounds
-            .iter()
-            .map(|bound| *bound as f64)
-            .chain([f64::MAX])
-            .zip(stats.batch_rows.counts.iter().copied().chain([0]))
-            .collect();
-        let count = stats.batch_rows.counts.iter().sum();
-        let mut rows = describe(
-            to,
-            "batch_rows",
-            "Rows of each batch",
-            MetricType::Histogram,
-        )?;
-        rows.encode_histogram::<NoLabelSet>(stats.batch_rows.sum as f64, count, &buckets, None)
+        batch_rows(to, &stats.batch_rows)
     }
 
     fn process(&self, to: &mut DescriptorEncoder) -> fmt::Result {
@@ -397,4 +394,23 @@ fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> 
 
 fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     ConstCounter::new(value).encode(describe(to, name, help, MetricType::Counter)?)
+}
+
+/// Rows of each batch.
+fn batch_rows(to: &mut DescriptorEncoder, batch: &shoal_inference::Histogram) -> fmt::Result {
+    let buckets: Vec<(f64, u64)> = batch
+        .bounds
+        .iter()
+        .map(|bound| *bound as f64)
+        .chain([f64::MAX])
+        .zip(batch.counts.iter().copied().chain([0]))
+        .collect();
+    let count = batch.counts.iter().sum();
+    let mut rows = describe(
+        to,
+        "batch_rows",
+        "Rows of each batch",
+        MetricType::Histogram,
+    )?;
+    rows.encode_histogram::<NoLabelSet>(batch.sum as f64, count, &buckets, None)
 }

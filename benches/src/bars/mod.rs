@@ -4,11 +4,15 @@ mod cache_flip;
 mod compile_bombs;
 mod density;
 mod drain;
+mod engine_cost;
+mod fairness;
 mod guest_fair;
 mod kill9_deploy;
+mod laws;
 mod no_key;
 mod redeploy;
 mod runaway;
+mod scheduler_cost;
 mod ssrf;
 mod waiting;
 mod watched;
@@ -30,6 +34,10 @@ pub(crate) enum Bar {
     Runaway,
     GuestFair,
     Ssrf,
+    Laws,
+    Fairness,
+    SchedulerCost,
+    EngineCost,
 }
 
 impl Bar {
@@ -46,6 +54,10 @@ impl Bar {
             Self::Runaway => "runaway",
             Self::GuestFair => "guest-fair",
             Self::Ssrf => "ssrf",
+            Self::Laws => "laws",
+            Self::Fairness => "fairness",
+            Self::SchedulerCost => "scheduler-cost",
+            Self::EngineCost => "engine-cost",
         }
     }
 
@@ -80,6 +92,16 @@ impl Bar {
             Self::Ssrf => {
                 "more than 100 ways from a function to addresses inside: no byte arrives; allowed hosts are reached"
             }
+            Self::Laws => {
+                "what the batcher promises, on 10,000 seeds with all that can go wrong, within a minute"
+            }
+            Self::Fairness => {
+                "a quiet tenant beside one that asks for 50 times as much: p99 at most 1.5 times that alone; shares as weighed"
+            }
+            Self::SchedulerCost => {
+                "10,000 tenants and 100,000 queued requests: at most 2 µs of CPU a request in the scheduler"
+            }
+            Self::EngineCost => "from submission to reply: at most 10 µs of CPU a request",
             Self::NoKey => "every route but /healthz and /readyz answers 401 without a right key",
         }
     }
@@ -97,6 +119,10 @@ impl Bar {
             Self::Runaway => runaway::measure(run).await,
             Self::GuestFair => guest_fair::measure(run).await,
             Self::Ssrf => ssrf::measure(run).await,
+            Self::Laws => laws::measure(run).await,
+            Self::Fairness => fairness::measure(run).await,
+            Self::SchedulerCost => scheduler_cost::measure(run).await,
+            Self::EngineCost => engine_cost::measure(run).await,
         }
     }
 }

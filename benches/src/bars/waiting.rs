@@ -1,9 +1,9 @@
 //! `waiting`: guests that wait for one device at the same time, on two socket threads. All are answered, each with the digit
 //! in its own picture; each costs the node at most 150 KiB while it waits, and none an OS thread.
 //!
-//! The idle device waits for a fuller batch for longer than the guests take to arrive, then runs them all at once. So there is
-//! a moment when exactly all of them are queued, and another when exactly all of them are on the device: memory is read at
-//! both, and the larger reading counts. What a guest costs is everything that grew: its sandbox, its connection, its request.
+//! A run takes longer than the guests take to arrive: the first has one of its own, then all others share one. So there is a
+//! moment when all others are queued, and another when all of them are on the device: memory is read at both, and the larger
+//! reading counts. What a guest costs is everything that grew: its sandbox, its connection, its request.
 //!
 //! Memory is what is resident. That leaves out the page tables, but counts pages of the component that all guests share for
 //! each of them, which is more: what a guest really takes from the machine is less than the figure.
@@ -20,15 +20,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 const GUESTS: usize = 2_000;
-/// How long the idle device waits: for longer than the guests take to arrive, under 1 s on two cores, the load beside.
-const WAIT: Duration = Duration::from_secs(6);
 const KIB_MAX: f64 = 150.0;
 /// Few: the pool's slots are to be as untouched as on a node that has just started.
 const WARM_UP: usize = 8;
 /// Files that a process has open beside one for each connection.
 const FILES_BESIDE: u64 = 256;
-/// How long one run takes on the device: time enough to read the node's memory.
-const LAUNCH: Duration = Duration::from_secs(1);
+/// How long one run takes on the device: longer than the guests take to arrive, under 1 s on two cores, the load beside.
+const LAUNCH: Duration = Duration::from_secs(4);
 /// How often the node is looked at. Each look is a request, and costs the node what it is to be measured without.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -41,9 +39,8 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
         background_threads: 2,
         guests_max: GUESTS as u32,
         tenants: 4,
-        // More than there are: a full batch would not wait.
+        // More than there are: a full batch would be closed at once.
         rows_max: GUESTS as u32 + 1,
-        wait_max: WAIT,
         device: DeviceSpec::Simulated {
             launch: LAUNCH,
             per_row: Duration::ZERO,
@@ -71,7 +68,7 @@ struct Measured {
 /// The node while guests wait.
 #[derive(Default)]
 struct Waiting {
-    /// Most that waited for the device at once.
+    /// Those alive when one was on the device and all others waited for it.
     guests: u64,
     /// When all waited in the queue, and when all waited on the device.
     all: Vec<Footprint>,
@@ -91,7 +88,7 @@ async fn load(node: &Node, seed: u64) -> anyhow::Result<Measured> {
     let mut tasks = JoinSet::new();
     let asked = pictures.pick(GUESTS, seed);
     tasks.spawn(async move { client::at_once(address, &paths, asked).await });
-    let waiting = watch(node, GUESTS as u64, WAIT + 2 * LAUNCH).await?;
+    let waiting = watch(node, GUESTS as u64, 4 * LAUNCH).await?;
     let mut right = 0;
     while let Some(answered) = tasks.join_next().await {
         right += answered??;
@@ -111,12 +108,12 @@ async fn watch(node: &Node, guests: u64, patience: Duration) -> anyhow::Result<W
     while Instant::now() < until {
         looks.tick().await;
         let now = node.load().await?;
-        waiting.guests = waiting.guests.max(now.queue_rows);
-        if now.guests_live != guests {
-            continue;
+        let on_device = now.guests_live - now.queue_rows.min(now.guests_live);
+        let all_queued = waiting.all.is_empty() && now.guests_live == guests && on_device == 1;
+        let all_on_device = !waiting.all.is_empty() && on_device == guests - 1;
+        if all_queued {
+            waiting.guests = now.guests_live;
         }
-        let all_queued = now.queue_rows == guests && waiting.all.is_empty();
-        let all_on_device = now.queue_rows == 0 && !waiting.all.is_empty();
         if all_queued || all_on_device {
             let footprint = node.footprint()?;
             let after = began.elapsed().as_secs_f64();

@@ -2,6 +2,7 @@
 
 mod acceptors;
 mod async_gain;
+mod batch_gain;
 mod batching;
 mod dispatch;
 mod first_request;
@@ -16,6 +17,7 @@ use std::path::Path;
 pub(crate) enum Bench {
     Acceptors,
     AsyncGain,
+    BatchGain,
     Batching,
     Dispatch,
     FirstRequest,
@@ -27,6 +29,7 @@ impl Bench {
         match self {
             Self::Acceptors => "acceptors",
             Self::AsyncGain => "async-gain",
+            Self::BatchGain => "batch-gain",
             Self::Batching => "batching",
             Self::Dispatch => "dispatch",
             Self::FirstRequest => "first-request",
@@ -42,6 +45,9 @@ impl Bench {
             }
             Self::AsyncGain => {
                 "guests that wait for a model without a thread, beside those of wasmtime-wasi-nn, which take one"
+            }
+            Self::BatchGain => {
+                "rows a second by how many ask at once, beside no batches and beside a batcher with a fixed window"
             }
             Self::Batching => {
                 "what batches cost beside the engine called directly, and beside what a device could do"
@@ -61,6 +67,7 @@ impl Bench {
         match self {
             Self::Acceptors => acceptors::compare().await,
             Self::AsyncGain => async_gain::compare().await,
+            Self::BatchGain => batch_gain::compare(out).await,
             Self::Batching => batching::compare().await,
             Self::Dispatch => dispatch::compare(out).await,
             Self::FirstRequest => first_request::compare(out).await,

@@ -63,7 +63,6 @@ fn parts(spec: &Spec, listener: TcpListener) -> std::io::Result<Parts> {
         ..Config::default()
     };
     config.inference.rows_max = spec.rows_max;
-    config.inference.wait_max = spec.wait_max;
     let wasm: Arc<[u8]> = Arc::from(DIGITS);
     let function = |n| FunctionSource {
         project: tenant(n),
@@ -94,6 +93,7 @@ pub(crate) fn digits() -> ModelSource {
         name: "digits".to_owned(),
         onnx: Arc::from(DIGITS_ONNX),
         tokenizer: None,
+        dry_runs: Vec::new(),
     }
 }
 

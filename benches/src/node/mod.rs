@@ -42,8 +42,6 @@ pub(crate) struct Spec {
     /// Each has the function `digits`.
     pub(crate) tenants: usize,
     pub(crate) rows_max: u32,
-    /// How long the idle device waits for a fuller batch.
-    pub(crate) wait_max: Duration,
     pub(crate) device: DeviceSpec,
 }
 
@@ -70,6 +68,7 @@ impl DeviceSpec {
                 name: "simulated".to_owned(),
                 launch,
                 per_row,
+                depth: 2,
                 memory_bytes: None,
                 compute: Compute::Onnx,
                 faults: Vec::new(),

@@ -2,7 +2,7 @@
 //! so that they can share batches; each has its own answer.
 
 use crate::nn::{Answer, ErrorCode, ExecutionContext, HasNn, NnError, NnView, WithNn};
-use futures_util::future::join_all;
+use shoal_inference::Error;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi_nn::Tensor;
 
@@ -60,21 +60,24 @@ impl many::Host for NnView<'_> {
             let why = format!("{count} requests in one call, at most {REQUESTS_MAX} are allowed");
             return self.refuse(ErrorCode::TooLarge, why);
         }
-        let mut submitted = Vec::with_capacity(count);
+        let mut asked = Vec::with_capacity(count);
+        let mut refused = Vec::with_capacity(count);
         for inputs in taken {
-            let asked = match inputs {
-                Ok(inputs) => Ok(self.infer(&context, inputs)?),
-                Err(why) => Err(why),
-            };
-            submitted.push(async move {
-                match asked {
-                    Ok(asked) => asked.await,
-                    Err(why) => Err(why.into()),
+            refused.push(match inputs {
+                Ok(inputs) => {
+                    asked.push(inputs);
+                    None
                 }
+                Err(why) => Some(why),
             });
         }
+        let mut outcomes = self.ask_many(&context, asked)?.await.into_iter();
         let mut answers = Vec::with_capacity(count);
-        for outcome in join_all(submitted).await {
+        for refused in refused {
+            let outcome = match refused {
+                Some(why) => Err(why.into()),
+                None => outcomes.next().unwrap_or(Err(Error::Stopped)),
+            };
             answers.push(self.answer(outcome)?);
         }
         Ok(Ok(answers))

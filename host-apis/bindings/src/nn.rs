@@ -59,9 +59,15 @@ pub trait Infer: Send + Sync {
         inputs: Vec<NamedTensor>,
     ) -> BoxFuture<Result<Vec<NamedTensor>, Error>>;
 
+    /// Runs many requests of one call, which reach the batcher together; the answer of each, in their order.
+    fn infer_many(&self, model: ModelId, requests: Vec<Vec<NamedTensor>>) -> BoxFuture<Outcomes>;
+
     /// Makes vectors of texts: F32 `[texts, dimensions]`, in their order.
     fn embed(&self, model: ModelId, texts: Vec<String>) -> BoxFuture<Result<Tensor, Error>>;
 }
+
+/// What came of each request.
+pub type Outcomes = Vec<Result<Vec<NamedTensor>, Error>>;
 
 /// Why a model cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +142,11 @@ impl Infer for Nobody {
 
     fn infer(&self, _: ModelId, _: Vec<NamedTensor>) -> BoxFuture<Result<Vec<NamedTensor>, Error>> {
         Box::pin(ready(Err(Error::Stopped)))
+    }
+
+    fn infer_many(&self, _: ModelId, requests: Vec<Vec<NamedTensor>>) -> BoxFuture<Outcomes> {
+        let stopped = requests.iter().map(|_| Err(Error::Stopped));
+        Box::pin(ready(stopped.collect()))
     }
 
     fn embed(&self, _: ModelId, _: Vec<String>) -> BoxFuture<Result<Tensor, Error>> {
@@ -254,6 +265,16 @@ impl NnView<'_> {
     ) -> wasmtime::Result<BoxFuture<Result<Vec<NamedTensor>, Error>>> {
         let model = self.table.get(context)?.0;
         Ok(self.ctx.host.infer(model, inputs))
+    }
+
+    /// Asks for many of one call.
+    pub(crate) fn ask_many(
+        &self,
+        context: &Resource<ExecutionContext>,
+        requests: Vec<Vec<NamedTensor>>,
+    ) -> wasmtime::Result<BoxFuture<Outcomes>> {
+        let model = self.table.get(context)?.0;
+        Ok(self.ctx.host.infer_many(model, requests))
     }
 
     /// What a guest gets of an outcome: outputs in its table, or an error with a code.
@@ -408,7 +429,9 @@ pub fn error_code(error: &Error) -> ErrorCode {
         Error::NotLoaded => ErrorCode::NotFound,
         Error::Tensor(error) => tensor_code(error),
         Error::TooManyRows { .. } | Error::TooMuchText(_) => ErrorCode::TooLarge,
-        Error::QueueFull { .. } | Error::DeadlineExceeded => ErrorCode::Timeout,
+        Error::QueueFull { .. } | Error::TooLate { .. } | Error::DeadlineExceeded => {
+            ErrorCode::Timeout
+        }
         Error::Device | Error::Stopped => ErrorCode::RuntimeError,
     }
 }

@@ -7,7 +7,8 @@
 
 use rustix::time::{ClockId, clock_gettime};
 use shoal_inference::{
-    AnyDevice, Config, CpuDevice, Inference, ModelSource, Request, TenantId, Tensor, start_thread,
+    AnyDevice, Class, Config, CpuDevice, Inference, ModelSource, Request, TenantId, Tensor,
+    start_thread,
 };
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -25,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         name: "digits".to_owned(),
         onnx: digits.into(),
         tokenizer: None,
+        dry_runs: Vec::new(),
     };
     let device = AnyDevice::from(CpuDevice::new(NonZeroUsize::MIN)?);
     let (inference, engine) = Inference::new(Config::default(), vec![device])?;
@@ -75,6 +77,7 @@ async fn ask(inference: &Inference, callers: u64, requests: u64) -> Result<(), B
                 let request = Request {
                     tenant: TenantId(caller % 7),
                     model,
+                    class: Class::Default,
                     deadline: Instant::now() + Duration::from_secs(30),
                     inputs: vec![("image".to_owned(), Tensor::f32(vec![1, 64], &[0.5; 64])?)],
                 };

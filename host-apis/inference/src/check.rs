@@ -47,6 +47,23 @@ pub struct ModelReport {
     pub runs: Vec<DryRun>,
 }
 
+impl ModelReport {
+    /// The dry runs as [`crate::ModelSource::dry_runs`] has them.
+    pub fn cost(&self) -> Vec<(u64, u64)> {
+        let size = u64::from(self.open_size.unwrap_or(1));
+        let open = |port: &Port| {
+            let first = usize::from(self.spec.batchable);
+            let dims = port.dims.iter().skip(first);
+            u32::try_from(dims.filter(|dim| dim.is_none()).count()).unwrap_or(u32::MAX)
+        };
+        let open = self.spec.inputs.iter().map(open).max().unwrap_or(0);
+        let row_units = size.saturating_pow(open);
+        let runs = self.runs.iter();
+        runs.map(|run| (row_units.saturating_mul(u64::from(run.rows)), run.device_ns))
+            .collect()
+    }
+}
+
 /// What a run costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DryRun {

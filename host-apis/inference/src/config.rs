@@ -7,12 +7,22 @@ use std::time::Duration;
 pub struct Config {
     /// Most rows in one batch, 1 to 65,536. 1 switches batching off.
     pub rows_max: u32,
-    /// Longest time an idle device waits for a fuller batch, at most 10 s. 0: it never waits.
+    /// Longest time an idle device waits for a fuller batch, at most 10 s; it waits only where more is likely to come soon
+    /// enough to be worth it. 0: it never waits.
     pub wait_max: Duration,
-    /// Most queued rows of one tenant, at least `rows_max`.
+    /// Time from arrival to answer that a request of class `priority` should take while the devices keep up, 1 ms to 1 h:
+    /// batches are made smaller for it, as far as that costs at most a fifth of the throughput.
+    pub target_priority: Duration,
+    /// The same for all others.
+    pub target_default: Duration,
+    /// Most rows of one request, 1 to 1,048,576; never more than `tenant_rows_max`. More than `rows_max` run in parts.
+    pub request_rows_max: u32,
+    /// Most queued rows of one tenant, and of one request, at least `rows_max`.
     pub tenant_rows_max: u32,
     /// Most queued bytes of one tenant, at least `tensor_bytes_max`.
     pub tenant_bytes_max: u64,
+    /// Most requests of one tenant not yet answered, 1 to 1,048,576; parts of one request count each.
+    pub tenant_requests_max: u32,
     /// Most requests not yet answered, whole node, 1 to 1,048,576.
     pub requests_max: usize,
     /// Most models at once, 1 to 4,096.
@@ -29,9 +39,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             rows_max: 64,
-            wait_max: Duration::ZERO,
+            wait_max: Duration::from_millis(5),
+            target_priority: Duration::from_millis(50),
+            target_default: Duration::from_millis(500),
+            request_rows_max: 1024,
             tenant_rows_max: 4096,
             tenant_bytes_max: 256 << 20,
+            tenant_requests_max: 4096,
             requests_max: 16_384,
             models_max: 256,
             tensor_bytes_max: 64 << 20,
@@ -68,11 +82,22 @@ impl Config {
         let wait_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
         between("rows_max", u64::from(self.rows_max), 1, 65_536)?;
         between("wait_max (ms)", wait_ms, 0, 10_000)?;
+        for (key, target) in [
+            ("target_priority (ms)", self.target_priority),
+            ("target_default (ms)", self.target_default),
+        ] {
+            let ms = u64::try_from(target.as_millis()).unwrap_or(u64::MAX);
+            between(key, ms, 1, 3_600_000)?;
+        }
         between("requests_max", self.requests_max as u64, 1, 1 << 20)?;
         between("models_max", self.models_max as u64, 1, 4_096)?;
         between("tensor_bytes_max", self.tensor_bytes_max, 1, 4 << 30)?;
         between("texts_max", self.texts_max as u64, 1, 65_536)?;
         between("text_bytes_max", self.text_bytes_max as u64, 1, 64 << 10)?;
+        let requests = u64::from(self.tenant_requests_max);
+        between("tenant_requests_max", requests, 1, 1 << 20)?;
+        let request_rows_max = u64::from(self.request_rows_max);
+        between("request_rows_max", request_rows_max, 1, 1 << 20)?;
         at_least(
             "tenant_rows_max",
             u64::from(self.tenant_rows_max),

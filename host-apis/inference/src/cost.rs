@@ -1,89 +1,299 @@
-//! What a run of so many rows costs on one device, learnt from its outcomes. Pure.
+//! What a run costs on one device: a curve for each model, from admission's dry run at first, then from every run. Pure.
+//!
+//! The size of a run is its units: rows, or rows times the length they are padded to where a model leaves a length open. So
+//! 4 rows of 32 tokens are taken to cost what 1 row of 128 costs: exact for what is linear in tokens, and close to it while
+//! attention is a small part.
 
-use crate::request::ModelId;
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// Weight of the newest run in the moving average: 1/4. A model whose cost changes is known again after about ten runs,
 /// and one slow run moves the expectation by a quarter.
 const NEWEST: u64 = 4;
 
-/// Moving averages of run time by model and power-of-two bucket of rows.
-#[derive(Debug, Default)]
+/// Parts of a thousand of the best throughput that a batch may give away to be smaller, and so sooner done.
+const KNEE: u128 = 980;
+/// What the platform needs for a run beside the device, whatever its size: small batches are not free.
+const OVERHEAD_NS: u64 = 20_000;
+/// The same, for the sake of a latency target.
+const KNEE_OF_A_TARGET: u128 = 800;
+
+/// One model on one device: moving averages of run time by power-of-two bucket of units, straight lines between them.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CostCurve {
-    buckets: HashMap<(ModelId, u32), u64>,
+    /// By units; at most one of a bucket.
+    points: Vec<Point>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    units: u64,
+    ns: u64,
+    /// From a dry run: the first real one takes its place.
+    is_guess: bool,
 }
 
 impl CostCurve {
+    /// What is known before the first run: units and nanoseconds of dry runs, in rising order of units.
+    pub(crate) fn of_dry_runs(runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let mut curve = Self::default();
+        for (units, ns) in runs {
+            curve.note(units, ns, true);
+        }
+        curve
+    }
+
     /// Notes how long a run took.
-    pub(crate) fn observe(&mut self, model: ModelId, rows: u32, device_ns: u64) {
-        let mean = self
-            .buckets
-            .entry((model, bucket(rows)))
-            .or_insert(device_ns);
-        *mean = *mean - *mean / NEWEST + device_ns / NEWEST;
+    pub(crate) fn observe(&mut self, units: u64, ns: u64) {
+        self.note(units, ns, false);
     }
 
-    /// Forgets a model that has gone.
-    pub(crate) fn forget(&mut self, model: ModelId) {
-        self.buckets.retain(|(of, _), _| *of != model);
+    fn note(&mut self, units: u64, ns: u64, is_guess: bool) {
+        let units = units.max(1);
+        let new = Point {
+            units,
+            ns,
+            is_guess,
+        };
+        let at = self
+            .points
+            .partition_point(|point| bucket(point.units) < bucket(units));
+        match self.points.get_mut(at) {
+            Some(point) if bucket(point.units) == bucket(units) && !point.is_guess => {
+                point.units = average(point.units, units);
+                point.ns = average(point.ns, ns);
+            }
+            Some(point) if bucket(point.units) == bucket(units) => *point = new,
+            Some(_) | None => self.points.insert(at, new),
+        }
+        if !is_guess {
+            self.scale_guesses(new);
+        }
     }
 
-    /// How long a run of so many rows takes, if one like it has been seen.
-    pub(crate) fn expect(&self, model: ModelId, rows: u32) -> Option<Duration> {
-        self.buckets
-            .get(&(model, bucket(rows)))
-            .map(|ns| Duration::from_nanos(*ns))
+    /// The dry run was on another machine, or another engine: what was really seen says by how much it is off.
+    fn scale_guesses(&mut self, seen: Point) {
+        if self.points.iter().all(|point| !point.is_guess) {
+            return;
+        }
+        let guesses = Self {
+            points: self
+                .points
+                .iter()
+                .copied()
+                .filter(|point| point.is_guess)
+                .collect(),
+        };
+        let Some(guessed) = guesses.expect_ns(seen.units) else {
+            return;
+        };
+        for point in self.points.iter_mut().filter(|point| point.is_guess) {
+            let ns = u128::from(point.ns) * u128::from(seen.ns) / u128::from(guessed.max(1));
+            point.ns = u64::try_from(ns).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// How long a run of so many units takes, in nanoseconds; `None` while nothing is known. Below the first point as long as
+    /// there; between two on the line between them; beyond the last on the line from the first to it, never less than it.
+    pub(crate) fn expect_ns(&self, units: u64) -> Option<u64> {
+        let (first, last) = (self.points.first()?, self.points.last()?);
+        if units >= last.units {
+            let (Some(rise), Some(run)) = (
+                last.ns.checked_sub(first.ns),
+                last.units.checked_sub(first.units).filter(|run| *run > 0),
+            ) else {
+                return Some(last.ns);
+            };
+            return Some(on_line(*last, rise, run, units - last.units));
+        }
+        let above = self.points.partition_point(|point| point.units <= units);
+        let Some(low) = above.checked_sub(1).map(|at| self.points[at]) else {
+            return Some(first.ns);
+        };
+        let high = self.points[above];
+        let rise = high.ns.saturating_sub(low.ns);
+        Some(on_line(
+            low,
+            rise,
+            high.units - low.units,
+            units - low.units,
+        ))
+    }
+
+    /// How long a run of about so many units took, if there has been one.
+    pub(crate) fn seen_ns(&self, units: u64) -> Option<u64> {
+        let alike = |point: &Point| bucket(point.units) == bucket(units) && !point.is_guess;
+        self.points
+            .iter()
+            .any(alike)
+            .then(|| self.expect_ns(units))?
+    }
+
+    /// Device time saved by running `first` and `second` units at once instead of one after the other, as long as it may take
+    /// for the second to come: what a device that waits for them loses, it gains.
+    pub(crate) fn worth_waiting(&self, first: u64, second: u64) -> Option<Duration> {
+        let together = u128::from(self.expect_ns(first.saturating_add(second))?);
+        let apart = u128::from(self.expect_ns(first)?) * u128::from(first + second);
+        let gain = (apart / u128::from(first.max(1))).saturating_sub(together);
+        Some(Duration::from_nanos(
+            u64::try_from(gain).unwrap_or(u64::MAX),
+        ))
+    }
+
+    /// The rows a batch should have at most, of those that it may: the fewest whose throughput is within 2 % of the best, or
+    /// within 20 % if a run of them else takes longer than `run_max`. Each row has `row_units` units.
+    pub(crate) fn rows_best(&self, rows_max: u32, row_units: u64, run_max: Duration) -> u32 {
+        let ns = |rows: u32| {
+            let ns = self.expect_ns(row_units.saturating_mul(u64::from(rows)))?;
+            Some(ns.saturating_add(OVERHEAD_NS))
+        };
+        let Some(ns_of_all) = ns(rows_max) else {
+            return rows_max;
+        };
+        // Throughput of `rows` against that of all of them, in parts of a thousand.
+        let throughput = |rows: u32| {
+            let ns = ns(rows).unwrap_or(ns_of_all).max(1);
+            1_000 * u128::from(rows) * u128::from(ns_of_all.max(1))
+                / (u128::from(rows_max) * u128::from(ns))
+        };
+        let fewest = |reached: &dyn Fn(u32) -> bool| {
+            let (mut low, mut high) = (1, rows_max);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if reached(middle) {
+                    high = middle;
+                } else {
+                    low = middle + 1;
+                }
+            }
+            low
+        };
+        // All rows that take no longer than so many.
+        let as_long_as = |limit: u64| {
+            let longer = fewest(&|rows| ns(rows).is_some_and(|ns| ns > limit));
+            let is_longer = ns(longer).is_some_and(|ns| ns > limit);
+            longer - u32::from(is_longer)
+        };
+        let ns_of = |rows: u32| ns(rows).unwrap_or(ns_of_all);
+        let knee_ns = ns_of(fewest(&|rows| throughput(rows) >= KNEE));
+        let run_max_ns = u64::try_from(run_max.as_nanos()).unwrap_or(u64::MAX);
+        if knee_ns <= run_max_ns {
+            return as_long_as(knee_ns);
+        }
+        let least_ns = ns_of(fewest(&|rows| throughput(rows) >= KNEE_OF_A_TARGET));
+        as_long_as(run_max_ns.max(least_ns).min(knee_ns))
     }
 }
 
+/// `low.ns` and, of a rise of `rise` over `run` units, what belongs to `beyond` units.
+fn on_line(low: Point, rise: u64, run: u64, beyond: u64) -> u64 {
+    let more = u128::from(rise) * u128::from(beyond) / u128::from(run);
+    low.ns
+        .saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+}
+
+fn average(mean: u64, newest: u64) -> u64 {
+    mean - mean / NEWEST + newest / NEWEST
+}
+
 /// 1, 2, 3-4, 5-8, …: the exponent of the next power of two.
-fn bucket(rows: u32) -> u32 {
-    rows.max(1).next_power_of_two().ilog2()
+fn bucket(units: u64) -> u32 {
+    units
+        .checked_next_power_of_two()
+        .map_or(u64::BITS, u64::ilog2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::CostCurve;
-    use crate::request::ModelId;
     use std::time::Duration;
 
-    const MODEL: ModelId = ModelId(0);
+    /// 2 ms + 20 µs a row, as the dry run sees it.
+    fn accelerator() -> CostCurve {
+        CostCurve::of_dry_runs([1, 4, 16].map(|rows| (rows, 2_000_000 + 20_000 * rows)))
+    }
 
     #[test]
-    fn runs_of_one_bucket_share_an_expectation_and_others_do_not() {
-        let mut curve = CostCurve::default();
-        curve.observe(MODEL, 5, 800);
-        for rows in [5, 6, 7, 8] {
-            assert_eq!(curve.expect(MODEL, rows), Some(Duration::from_nanos(800)));
+    fn a_curve_is_exact_on_its_points_between_them_and_beyond() {
+        let curve = accelerator();
+        for rows in [1, 2, 4, 10, 16, 32, 100] {
+            assert_eq!(curve.expect_ns(rows), Some(2_000_000 + 20_000 * rows));
         }
-        for (model, rows) in [(MODEL, 4), (MODEL, 9), (ModelId(1), 5)] {
-            assert_eq!(curve.expect(model, rows), None);
+        assert_eq!(CostCurve::default().expect_ns(1), None);
+        let mut alone = CostCurve::default();
+        alone.observe(8, 800);
+        for rows in [1, 8, 64] {
+            assert_eq!(alone.expect_ns(rows), Some(800));
         }
     }
 
     #[test]
-    fn a_model_that_has_gone_is_forgotten_and_no_other() {
-        let mut curve = CostCurve::default();
-        for model in [MODEL, ModelId(1)] {
-            for rows in [1, 8] {
-                curve.observe(model, rows, 800);
-            }
-        }
-        curve.forget(MODEL);
-        for rows in [1, 8] {
-            assert_eq!(curve.expect(MODEL, rows), None);
-            assert!(curve.expect(ModelId(1), rows).is_some());
+    fn what_was_really_seen_takes_the_place_of_a_guess_and_scales_the_others() {
+        let mut curve = accelerator();
+        curve.observe(4, 4_160_000);
+        for rows in [1, 4, 16, 32] {
+            assert_eq!(curve.expect_ns(rows), Some(2 * (2_000_000 + 20_000 * rows)));
         }
     }
 
     #[test]
     fn the_newest_run_counts_a_quarter() {
         let mut curve = CostCurve::default();
-        curve.observe(MODEL, 1, 1_000);
-        curve.observe(MODEL, 1, 2_000);
-        assert_eq!(curve.expect(MODEL, 1), Some(Duration::from_nanos(1_250)));
-        curve.observe(MODEL, 1, 0);
-        assert_eq!(curve.expect(MODEL, 1), Some(Duration::from_nanos(938)));
+        curve.observe(1, 1_000);
+        curve.observe(1, 2_000);
+        assert_eq!(curve.expect_ns(1), Some(1_250));
+        curve.observe(1, 0);
+        assert_eq!(curve.expect_ns(1), Some(938));
+    }
+
+    #[test]
+    fn a_wait_is_worth_the_launch_it_saves() {
+        let curve = accelerator();
+        // 16 more beside 16: one launch of 2 ms less.
+        assert_eq!(curve.worth_waiting(16, 16), Some(Duration::from_millis(2)));
+        // 8 beside 16 save half of one each; 1 beside 16 a sixteenth.
+        assert_eq!(curve.worth_waiting(16, 8), Some(Duration::from_millis(1)));
+        assert_eq!(curve.worth_waiting(16, 1), Some(Duration::from_micros(125)));
+        let linear = CostCurve::of_dry_runs([(1, 1_000), (16, 16_000)]);
+        assert_eq!(linear.worth_waiting(4, 4), Some(Duration::ZERO));
+    }
+
+    /// 7 ms + 8 ms a row.
+    fn sentences() -> CostCurve {
+        CostCurve::of_dry_runs([1, 4, 16].map(|rows| (rows, 7_000_000 + 8_000_000 * rows)))
+    }
+
+    #[test]
+    fn a_batch_is_as_small_as_throughput_allows() {
+        let forever = Duration::MAX;
+        // Launch is nearly all: every row counts, but for the last 2 %.
+        assert_eq!(accelerator().rows_best(32, 1, forever), 32);
+        assert_eq!(sentences().rows_best(64, 1, forever), 26);
+        let linear = CostCurve::of_dry_runs([(1, 1_000_000), (16, 16_000_000)]);
+        assert_eq!(linear.rows_best(64, 1, forever), 1);
+        assert_eq!(CostCurve::default().rows_best(64, 1, forever), 64);
+        // Where runs are as short as what the platform does for them, they are filled.
+        let tiny = CostCurve::of_dry_runs([(1, 1_000), (16, 16_000)]);
+        assert_eq!(tiny.rows_best(64, 1, forever), 59);
+    }
+
+    #[test]
+    fn a_latency_target_makes_a_batch_smaller_up_to_a_fifth_of_the_throughput() {
+        let within = |ms: u64| sentences().rows_best(64, 1, Duration::from_millis(ms));
+        assert_eq!(within(110), 12);
+        assert_eq!(within(60), 6);
+        // Three rows would do, but cost a quarter of the throughput.
+        assert_eq!(within(32), 4);
+        // Where rows cost nothing, fewer of them would be no sooner done.
+        let flat = CostCurve::of_dry_runs([(1, 1_000_000_000), (16, 1_000_000_000)]);
+        for ms in [1, 3_600_000] {
+            assert_eq!(flat.rows_best(64, 1, Duration::from_millis(ms)), 64);
+        }
+    }
+
+    #[test]
+    fn padded_rows_count_by_their_length() {
+        let curve = CostCurve::of_dry_runs([(8, 8_000_000), (128, 128_000_000)]);
+        assert_eq!(curve.expect_ns(4 * 32), curve.expect_ns(128));
+        assert_eq!(curve.rows_best(64, 32, Duration::MAX), 1);
     }
 }

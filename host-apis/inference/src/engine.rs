@@ -14,7 +14,7 @@ use crate::device::{AnyDevice, Device};
 use crate::error::{Error, LoadError, UnloadError};
 use crate::handle::Shared;
 use crate::models::{Inputs, Model};
-use crate::request::{ModelId, ModelSource, Reply, TenantId};
+use crate::request::{Class, ModelId, ModelSource, Reply, TenantId, Terms};
 use running::Running;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +27,7 @@ use workers::Workers;
 pub(crate) struct Submission {
     pub(crate) tenant: TenantId,
     pub(crate) model: ModelId,
+    pub(crate) class: Class,
     pub(crate) inputs: Inputs,
     pub(crate) queued_at: Instant,
     pub(crate) deadline: Instant,
@@ -34,9 +35,21 @@ pub(crate) struct Submission {
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
-/// A change of the catalogue on its way to the engine.
+/// What reaches the engine at once.
+#[derive(Debug)]
+pub(crate) enum Submissions {
+    One(Submission),
+    /// The requests of one call.
+    Many(Vec<Submission>),
+}
+
+/// A change of what the engine knows on its way to it.
 #[derive(Debug)]
 pub(crate) enum Order {
+    Terms {
+        tenant: TenantId,
+        terms: Option<Terms>,
+    },
     Load(LoadOrder),
     Unload {
         name: String,
@@ -67,7 +80,7 @@ pub(crate) const ORDERS_MAX: usize = 8;
 /// What reaches the engine from its handles.
 #[derive(Debug)]
 pub(crate) struct Doors {
-    pub(crate) submissions: mpsc::Receiver<Submission>,
+    pub(crate) submissions: mpsc::Receiver<Submissions>,
     pub(crate) orders: mpsc::Receiver<Order>,
 }
 
@@ -99,7 +112,7 @@ impl<D: Device> Engine<D> {
         let _down = MarkDown(&shared);
         let mut workers = Workers::spawn(devices);
         shared.live.store(true, Ordering::Release);
-        let running = Running::new(&shared, workers.len());
+        let running = Running::new(&shared, workers.depths());
         running.serve(&mut workers, &mut doors).await;
         workers.close().await;
     }

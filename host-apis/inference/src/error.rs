@@ -15,9 +15,11 @@ pub enum Error {
     /// A tensor whose bytes do not match its dimensions, or too many of them.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// More rows than one batch may hold.
-    #[error("request has {rows} rows, at most {limit} are allowed (rows_max)")]
+    /// More rows than one request may have.
+    #[error("request has {rows} rows, at most {limit} are allowed ({key})")]
     TooManyRows {
+        /// Which limit: `request_rows_max`, or `tenant_rows_max` where that is less.
+        key: &'static str,
         /// Rows of the request.
         rows: u32,
         /// The configured limit.
@@ -35,6 +37,14 @@ pub enum Error {
         max: u64,
         /// When trying again makes sense.
         retry_after: Duration,
+    },
+    /// The request could not have ended before its deadline, so it was not begun.
+    #[error("request needs {needs:.0?}, {left:.0?} are left until its deadline")]
+    TooLate {
+        /// What it would have taken, the run in progress included.
+        needs: Duration,
+        /// Until its deadline.
+        left: Duration,
     },
     /// The deadline passed before there was an answer.
     #[error("deadline passed before the request was answered")]

@@ -3,25 +3,32 @@
 
 use crate::config::{Config, ConfigError};
 use crate::device::{Device, DeviceInfo};
-use crate::engine::{Doors, Engine, LoadOrder, ORDERS_MAX, Order, Submission};
+use crate::engine::{Doors, Engine, LoadOrder, ORDERS_MAX, Order, Submission, Submissions};
 use crate::error::{Error, LoadError, UnloadError};
-use crate::models::{Catalogue, Inputs, Model};
-use crate::request::{ModelId, ModelSource, NamedTensor, Reply, Request};
+use crate::models::{Catalogue, InputLimits, Inputs, Model};
+use crate::request::{ModelId, ModelSource, NamedTensor, Reply, Request, TenantId, Terms};
 use crate::stats::{Histogram, Stats};
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+/// The most a tenant can weigh.
+const WEIGHT_MAX: u32 = 1_000;
+
 /// A handle to the engine; clones are handles to the same one. The engine ends when the last is gone.
 #[derive(Clone, Debug)]
 pub struct Inference {
     shared: Arc<Shared>,
-    submissions: mpsc::Sender<Submission>,
+    submissions: mpsc::Sender<Submissions>,
     orders: mpsc::Sender<Order>,
 }
+
+/// Where an answer arrives.
+type Answer = oneshot::Receiver<Result<Reply, Error>>;
 
 /// What the engine's task and all handles see.
 #[derive(Debug)]
@@ -167,6 +174,42 @@ impl Inference {
     /// # Errors
     /// See [`Error`].
     pub async fn submit(&self, request: Request) -> Result<Reply, Error> {
+        let (submission, answer) = self.admit(request)?;
+        // There are as many places as permits, so it can only be closed.
+        self.submissions
+            .try_send(Submissions::One(submission))
+            .map_err(|_| Error::Stopped)?;
+        answer.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// As [`Inference::submit`], for many requests that reach the engine in one piece: those that fit share a batch. Each has
+    /// its own answer, in their order.
+    pub async fn submit_many(&self, requests: Vec<Request>) -> Vec<Result<Reply, Error>> {
+        let mut submissions = Vec::with_capacity(requests.len());
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            answers.push(self.admit(request).map(|(submission, answer)| {
+                submissions.push(submission);
+                answer
+            }));
+        }
+        let sent = submissions.is_empty()
+            || self
+                .submissions
+                .try_send(Submissions::Many(submissions))
+                .is_ok();
+        let answers = answers.into_iter().map(|answer| async move {
+            match answer {
+                Ok(answer) if sent => answer.await.unwrap_or(Err(Error::Stopped)),
+                Ok(_) => Err(Error::Stopped),
+                Err(refused) => Err(refused),
+            }
+        });
+        join_all(answers).await
+    }
+
+    /// Checks a request and counts it in.
+    fn admit(&self, request: Request) -> Result<(Submission, Answer), Error> {
         let queued_at = Instant::now();
         if self.submissions.is_closed() {
             return Err(Error::Stopped);
@@ -184,17 +227,31 @@ impl Inference {
         let submission = Submission {
             tenant: request.tenant,
             model: request.model,
+            class: request.class,
             inputs,
             queued_at,
             deadline: request.deadline,
             reply,
             permit,
         };
-        // There are as many places as permits, so it can only be closed.
-        self.submissions
-            .try_send(submission)
-            .map_err(|_| Error::Stopped)?;
-        answer.await.unwrap_or(Err(Error::Stopped))
+        Ok((submission, answer))
+    }
+
+    /// What holds for this tenant from now on; `None`: weight 1, and the limits of the configuration. Requests that are
+    /// queued keep their class; their turns come by the new weight.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a weight over 1,000, [`Error::Stopped`].
+    pub async fn set_terms(&self, tenant: TenantId, terms: Option<Terms>) -> Result<(), Error> {
+        if let Some(Terms { weight, .. }) = terms
+            && weight > WEIGHT_MAX
+        {
+            return Err(Error::Invalid(format!(
+                "weight is {weight}, expected 0 to {WEIGHT_MAX}"
+            )));
+        }
+        let sent = self.orders.send(Order::Terms { tenant, terms }).await;
+        sent.map_err(|_| Error::Stopped)
     }
 
     /// Whether the engine runs and a device lives; it may have no models.
@@ -225,9 +282,20 @@ impl Inference {
     fn check(&self, model: ModelId, given: Vec<NamedTensor>) -> Result<Inputs, Error> {
         let catalogue = self.shared.catalogue.load();
         let model = catalogue.get(model).ok_or(Error::NotLoaded)?;
-        let checked = Inputs::check(model, given, self.shared.config.tensor_bytes_max);
+        let config = &self.shared.config;
+        let limits = InputLimits {
+            tensor_bytes_max: config.tensor_bytes_max,
+            rows_max: [
+                ("request_rows_max", config.request_rows_max),
+                ("tenant_rows_max", config.tenant_rows_max),
+            ]
+            .into_iter()
+            .min_by_key(|(_, max)| *max)
+            .expect("there are two"),
+        };
+        let checked = Inputs::check(model, given, limits);
         let limit = match &checked {
-            Err(Error::TooManyRows { .. }) => "rows_max",
+            Err(Error::TooManyRows { key, .. }) => *key,
             Err(Error::Tensor(_)) => "tensor_bytes_max",
             _ => return checked,
         };

@@ -16,6 +16,7 @@ mod error;
 mod fair_queue;
 mod handle;
 mod models;
+mod mutant;
 mod onnx;
 mod request;
 mod scheduler;
@@ -25,6 +26,11 @@ mod tensor;
 mod text;
 mod worker;
 
+#[cfg(test)]
+extern crate self as shoal_inference;
+#[cfg(test)]
+#[path = "../tests/laws/mod.rs"]
+mod laws;
 #[cfg(test)]
 #[path = "../tests/all/support/seed.rs"]
 mod seed;
@@ -41,8 +47,10 @@ pub use fair_queue::FairQueue;
 pub use handle::Inference;
 pub use models::Model;
 pub use request::{
-    Explanation, ModelId, ModelSource, ModelSpec, NamedTensor, Port, Reply, Request, TenantId,
+    Class, Explanation, ModelId, ModelSource, ModelSpec, NamedTensor, Port, Reply, Request,
+    TenantId, Terms,
 };
+pub use scheduler::scheduler_cost;
 pub use stats::{Histogram, Stats};
 pub use tensor::{DType, RANK_MAX, Tensor, TensorError, byte_len};
 pub use text::{EmbedReply, EmbedRequest, Encoder};

@@ -67,7 +67,7 @@ pub enum Event {
     },
 }
 
-/// Plans a device holds at once: one running, one ready to start the moment the first ends.
+/// Most plans a device holds at once: one running, one ready to start the moment the first ends.
 pub const DEPTH: usize = 2;
 
 /// One run of a one-shot model: the input tensors of several requests, one set for each, not concatenated.

@@ -18,13 +18,56 @@ pub struct ModelId(pub u32);
 /// A tensor with the name the model knows it by.
 pub type NamedTensor = (String, Tensor);
 
-/// One call: all inputs of one model, 1 to `rows_max` rows along the batch axis.
+/// How urgent a request is, beside others of its tenant and of all others.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Eight times the weight of `Default`, and batches made small enough for a shorter answer.
+    Priority,
+    /// Its turn, by what its tenant has been served.
+    #[default]
+    Default,
+    /// What is idle: room that is left in others' batches, and runs only while nobody else waits. Gives way to others as
+    /// long as its run has not begun.
+    Flex,
+}
+
+impl Class {
+    /// Its name, as in configuration, metrics and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Priority => "priority",
+            Self::Default => "default",
+            Self::Flex => "flex",
+        }
+    }
+}
+
+/// What holds for one tenant, see [`crate::Inference::set_terms`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Device time it gets beside others that wait too, in proportion; 0 to 1,000. 0: what is idle, see [`Class::Flex`].
+    pub weight: u32,
+    /// Most queued rows.
+    pub rows_max: u64,
+    /// Most queued bytes.
+    pub bytes_max: u64,
+    /// Most requests that are not answered.
+    pub requests_max: u64,
+}
+
+/// One call: all inputs of one model, 1 to `request_rows_max` rows along the batch axis. More than a batch holds are run in
+/// parts.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Who pays.
     pub tenant: TenantId,
     /// Which model, see [`crate::Inference::model`].
     pub model: ModelId,
+    /// How urgent it is.
+    pub class: Class,
     /// After this instant the answer is worth nothing: a request still queued then is refused.
     pub deadline: Instant,
     /// The model's inputs, each once, in any order.
@@ -40,19 +83,39 @@ pub struct Reply {
     pub explanation: Explanation,
 }
 
-/// Where the time of one request went, and its exact share of the run that answered it.
+/// Where the time of one request went, and its exact share of the run that answered it. Of one that was run in parts: of the
+/// parts together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// From submission until its batch was handed to the device.
+    /// The class it was served in: who weighs nothing is served as `Flex`.
+    pub class: Class,
+    /// From submission until its batch was handed to the device; of parts, until the last was.
     pub queue: Duration,
     /// This request's rows.
     pub rows: u32,
-    /// Rows of the whole batch. Shown as it is only to the operator; a tenant sees a bucket of it.
+    /// Rows of the whole batch; of parts, of the largest. Shown as it is only to the operator; a tenant sees a bucket of it.
     pub batch_rows: u32,
-    /// Device time of the whole run.
+    /// Runs that it was in: 1, but for a request of parts.
+    pub runs: u32,
+    /// Device time of the whole run, or runs.
     pub device: Duration,
     /// This request's part of `device` in nanoseconds; the parts of one run sum exactly to it.
     pub device_share_ns: u64,
+}
+
+impl Explanation {
+    /// That of a request of which this and `other` are parts.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            class: self.class,
+            queue: self.queue.max(other.queue),
+            rows: self.rows.saturating_add(other.rows),
+            batch_rows: self.batch_rows.max(other.batch_rows),
+            runs: self.runs + other.runs,
+            device: self.device.saturating_add(other.device),
+            device_share_ns: self.device_share_ns.saturating_add(other.device_share_ns),
+        }
+    }
 }
 
 /// One input or output of a model.
@@ -106,4 +169,7 @@ pub struct ModelSource {
     pub onnx: Arc<[u8]>,
     /// Its `tokenizer.json`, if texts can be put to it.
     pub tokenizer: Option<Arc<[u8]>>,
+    /// What is known of its cost before the first run: the units of dry runs (rows, times the size put for what it leaves
+    /// open) and their nanoseconds, in rising order. May be empty.
+    pub dry_runs: Vec<(u64, u64)>,
 }

@@ -19,6 +19,10 @@ pub struct Stats {
     pub refused: BTreeMap<&'static str, u64>,
     /// Requests whose deadline passed first.
     pub expired: u64,
+    /// Requests that were not begun because they could not have ended before their deadline.
+    pub too_late: u64,
+    /// Batches that were asked back from a device for the sake of others, before they had begun.
+    pub preempted: u64,
     /// Rows waiting for a device now.
     pub queued_rows: u64,
     /// Time devices were busy with runs that ended well, all devices together.

@@ -4,10 +4,11 @@
 
 use crate::device::{Device, DeviceGone, Payload};
 use crate::models::Model;
-use crate::plan::{Command, Event, Rows, RowsDone, RunError, TensorRef, Ticket};
+use crate::plan::{self, Command, Event, RowsDone, RunError, TensorRef, Ticket};
 use crate::request::{ModelId, ModelSpec};
 use crate::tensor::{DType, Tensor};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -20,6 +21,8 @@ pub(crate) enum Work {
     Load(ModelId, Arc<[u8]>),
     /// Let go of a model.
     Unload(ModelId),
+    /// Ask a batch back that may not have begun; its report comes in any case.
+    Cancel(Ticket),
 }
 
 /// A batch to run.
@@ -28,9 +31,42 @@ pub(crate) struct Job {
     pub(crate) ticket: Ticket,
     pub(crate) model: Arc<Model>,
     /// The inputs of each request.
-    pub(crate) requests: Vec<Arc<[Tensor]>>,
+    pub(crate) requests: Vec<Rows>,
     /// Time until the last deadline among them.
     pub(crate) remaining: Duration,
+}
+
+/// A request's inputs, or some rows of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    pub(crate) tensors: Arc<[Tensor]>,
+    /// The rows, where the first axis is the batch axis; all there is, where there is none.
+    pub(crate) range: Option<Range<u32>>,
+}
+
+impl Rows {
+    fn len(&self) -> u32 {
+        self.range
+            .as_ref()
+            .map_or(1, |range| range.end - range.start)
+    }
+
+    fn dims(&self, at: usize) -> Vec<u32> {
+        let mut dims = self.tensors[at].dims().to_vec();
+        if let (Some(_), Some(rows)) = (&self.range, dims.first_mut()) {
+            *rows = self.len();
+        }
+        dims
+    }
+
+    fn bytes(&self, at: usize) -> &[u8] {
+        let tensor = &self.tensors[at];
+        let (Some(range), Some(rows)) = (&self.range, tensor.dims().first()) else {
+            return tensor.data();
+        };
+        let row = tensor.data().len() / (*rows).max(1) as usize;
+        &tensor.data()[range.start as usize * row..range.end as usize * row]
+    }
 }
 
 /// What a worker tells the engine. That it has ended, the engine sees by its task.
@@ -120,6 +156,7 @@ impl<D: Device> Worker<D> {
                 asked.change = Some(Change::Load(model));
                 (Command::Load { model }, Payload::Shared(file))
             }
+            Work::Cancel(ticket) => (Command::Cancel { ticket }, Payload::empty()),
             Work::Unload(model) => {
                 asked.change = Some(Change::Unload(model));
                 (Command::Unload { model }, Payload::empty())
@@ -131,18 +168,17 @@ impl<D: Device> Worker<D> {
 
 impl Asked {
     fn submit(&mut self, job: Job) -> (Command, Payload) {
-        let rows = job.requests.iter().map(|set| rows_of(&job.model, set));
         self.runs.insert(
             job.ticket,
             Expected {
-                rows: rows.collect(),
+                rows: job.requests.iter().map(Rows::len).collect(),
                 model: Arc::clone(&job.model),
             },
         );
         let (requests, payload) = gather(&job.requests);
         let command = Command::Submit {
             ticket: job.ticket,
-            plan: Rows {
+            plan: plan::Rows {
                 model: job.model.id,
                 requests,
             },
@@ -196,33 +232,25 @@ impl Asked {
     }
 }
 
-fn rows_of(model: &Model, inputs: &[Tensor]) -> u32 {
-    let first = inputs.first().and_then(|input| input.dims().first());
-    match first {
-        Some(rows) if model.spec.batchable => *rows,
-        _ => 1,
-    }
-}
-
 /// Puts the inputs of all requests into one buffer, input by input, so that the rows of one input lie side by side.
-fn gather(requests: &[Arc<[Tensor]>]) -> (Vec<Vec<TensorRef>>, Vec<u8>) {
-    let inputs = requests.first().map_or(0, |set| set.len());
-    let tensors = || requests.iter().flat_map(|set| set.iter());
-    let mut payload = Vec::with_capacity(tensors().map(|tensor| tensor.data().len()).sum());
+fn gather(requests: &[Rows]) -> (Vec<Vec<TensorRef>>, Vec<u8>) {
+    let inputs = requests.first().map_or(0, |rows| rows.tensors.len());
+    let bytes_of = |rows: &Rows| (0..inputs).map(|at| rows.bytes(at).len()).sum::<usize>();
+    let mut payload = Vec::with_capacity(requests.iter().map(bytes_of).sum());
     let mut refs: Vec<Vec<TensorRef>> = requests
         .iter()
         .map(|_| Vec::with_capacity(inputs))
         .collect();
     for at in 0..inputs {
-        for (set, refs) in requests.iter().zip(&mut refs) {
-            let tensor = &set[at];
+        for (rows, refs) in requests.iter().zip(&mut refs) {
+            let bytes = rows.bytes(at);
             refs.push(TensorRef {
-                dtype: tensor.dtype(),
-                dims: tensor.dims().to_vec(),
+                dtype: rows.tensors[at].dtype(),
+                dims: rows.dims(at),
                 offset: payload.len() as u64,
-                len: tensor.data().len() as u64,
+                len: bytes.len() as u64,
             });
-            payload.extend_from_slice(tensor.data());
+            payload.extend_from_slice(bytes);
         }
     }
     (refs, payload)

@@ -105,6 +105,7 @@ impl Dev {
             name: "digits".to_owned(),
             onnx: Arc::from(DIGITS_ONNX),
             tokenizer: None,
+            dry_runs: Vec::new(),
         };
         let mut models = vec![digits];
         for model in &self.model {

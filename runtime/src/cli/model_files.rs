@@ -30,6 +30,7 @@ pub(super) fn read(
         name: name.to_owned(),
         onnx: file(&onnx)?,
         tokenizer: tokenizer.as_deref().map(file).transpose()?,
+        dry_runs: Vec::new(),
     })
 }
 

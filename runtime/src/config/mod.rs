@@ -92,9 +92,13 @@ macro_rules! keys {
 /// Those of the batcher: the table `[inference]`. It checks their ranges itself.
 const INFERENCE_KEYS: &[Key] = &[
     key!("inference.rows_max", [" Rows of one batch; 1 switches batching off."], inference.rows_max: u32, ..),
-    key!("inference.wait_max", [" Longest time an idle device waits for a fuller batch."], inference.wait_max: Duration, ..),
-    key!("inference.tenant_rows_max", [" Queued rows of one tenant."], inference.tenant_rows_max: u32, ..),
+    key!("inference.wait_max", [" Longest time an idle device waits for a fuller batch; it does so only where more is likely to come in time."], inference.wait_max: Duration, ..),
+    key!("inference.target_priority", [" Time from arrival to answer that priority requests should take: batches are made smaller for it."], inference.target_priority: Duration, ..),
+    key!("inference.target_default", [" The same for all others."], inference.target_default: Duration, ..),
+    key!("inference.request_rows_max", [" Rows of one request; more than rows_max run in parts."], inference.request_rows_max: u32, ..),
+    key!("inference.tenant_rows_max", [" Queued rows of one tenant, and of one request."], inference.tenant_rows_max: u32, ..),
     key!("inference.tenant_bytes_max", [" Queued bytes of one tenant."], inference.tenant_bytes_max: u64, ..),
+    key!("inference.tenant_requests_max", [" Requests of one tenant not yet answered; the parts of one count each."], inference.tenant_requests_max: u32, ..),
     key!("inference.requests_max", [" Requests not yet answered, whole node."], inference.requests_max: usize, ..),
     key!("inference.tensor_bytes_max", [" Bytes of one tensor, and of the inputs of one batch."], inference.tensor_bytes_max: u64, ..),
     key!("inference.texts_max", [" Texts of one request for vectors."], inference.texts_max: usize, ..),

@@ -185,6 +185,7 @@ async fn model_source(
         name: name.to_owned(),
         onnx: Arc::from(&*onnx),
         tokenizer: tokenizer.map(|tokenizer| Arc::from(&*tokenizer)),
+        dry_runs: model.report.cost(),
     })
 }
 

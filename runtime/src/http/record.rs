@@ -260,6 +260,7 @@ mod tests {
                 batch_rows: batch,
                 device: Duration::from_micros(250),
                 device_share_ns: 10,
+                ..Explanation::default()
             });
         }
         assert_eq!(

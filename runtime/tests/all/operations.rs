@@ -28,6 +28,7 @@ fn a_node_whose_device_is_gone_is_not_ready() {
         name: "dying".to_owned(),
         launch: Duration::from_millis(1),
         per_row: Duration::ZERO,
+        depth: 2,
         memory_bytes: None,
         compute: Compute::Onnx,
         faults: vec![Fault::DieRun(1)],

@@ -14,9 +14,9 @@ use shoal::sandbox::messages::{
     pack, unpack,
 };
 use shoal::sandbox::{Bound, Function, LogWriter, Registry, Runner, Tenant};
-use shoal_host::nn::{BoxFuture, Infer, OpenError};
+use shoal_host::nn::{BoxFuture, Infer, OpenError, Outcomes};
 use shoal_inference::{
-    AnyDevice, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSource, ModelSpec,
+    AnyDevice, Class, CpuDevice, EmbedRequest, Error, Inference, ModelId, ModelSource, ModelSpec,
     NamedTensor, Request, TenantId, Tensor, start_thread,
 };
 use std::collections::HashMap;
@@ -136,6 +136,20 @@ impl Infer for Remote {
                 (Answer::Refused { message, .. }, _) => Err(Error::Invalid(message)),
                 _ => Err(Error::Stopped),
             }
+        })
+    }
+
+    fn infer_many(&self, model: ModelId, requests: Vec<Vec<NamedTensor>>) -> BoxFuture<Outcomes> {
+        let asked: Vec<_> = requests
+            .into_iter()
+            .map(|inputs| self.infer(model, inputs))
+            .collect();
+        Box::pin(async move {
+            let mut outcomes = Vec::new();
+            for asked in asked {
+                outcomes.push(asked.await);
+            }
+            outcomes
         })
     }
 
@@ -286,6 +300,7 @@ impl Gateway {
                 let request = Request {
                     tenant,
                     model,
+                    class: Class::Default,
                     deadline: Instant::now() + Duration::from_secs(10),
                     inputs: unpack(inputs, payload).unwrap(),
                 };
@@ -299,6 +314,7 @@ impl Gateway {
                 let request = EmbedRequest {
                     tenant,
                     model,
+                    class: Class::Default,
                     deadline: Instant::now() + Duration::from_secs(10),
                     texts,
                 };
@@ -337,6 +353,7 @@ fn compass() -> ModelSource {
         name: "minilm".to_owned(),
         onnx: compass::onnx().into(),
         tokenizer: Some(compass::tokenizer(512).into()),
+        dry_runs: Vec::new(),
     }
 }
 

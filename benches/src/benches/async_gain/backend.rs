@@ -1,7 +1,7 @@
 //! Our engine behind the traits of `wasmtime-wasi-nn`, whose `compute` is synchronous: it blocks a thread for each call.
 
 use shoal_inference::{
-    DType, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, TenantId,
+    Class, DType, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, TenantId,
 };
 use std::collections::HashMap;
 use std::future::Future;
@@ -127,6 +127,7 @@ impl BackendExecutionContext for PeerContext {
         let request = Request {
             tenant: TENANT,
             model: self.model,
+            class: Class::Default,
             deadline: Instant::now() + PATIENCE,
             inputs,
         };

@@ -104,7 +104,6 @@ fn ours(device: DeviceSpec) -> Spec {
         guests_max: 2 * CONNECTIONS as u32,
         tenants: 4,
         rows_max: ROWS_MAX,
-        wait_max: Duration::ZERO,
         device,
     }
 }

@@ -3,7 +3,7 @@
 use super::rows::Rows;
 use crate::machine::{process_cpu, thread_cpu};
 use shoal_inference::{
-    AnyDevice, Config, Inference, ModelId, ModelSource, NamedTensor, Request, TenantId,
+    AnyDevice, Class, Config, Inference, ModelId, ModelSource, NamedTensor, Request, TenantId,
     start_thread,
 };
 use std::ops::AddAssign;
@@ -49,6 +49,7 @@ impl Engine {
             name: rows.model.to_owned(),
             onnx: rows.onnx.clone(),
             tokenizer: None,
+            dry_runs: Vec::new(),
         };
         let model = inference.load(source).await?.id;
         Ok(Self { inference, model })
@@ -79,6 +80,7 @@ impl Engine {
                     let request = Request {
                         tenant: TenantId(caller as u64 % TENANTS),
                         model,
+                        class: Class::Default,
                         deadline: now + PATIENCE,
                         inputs: inputs.clone(),
                     };

@@ -7,7 +7,7 @@
 
 mod direct;
 mod engine;
-mod rows;
+pub(super) mod rows;
 
 use super::verdict;
 use crate::closed_loop::{Asked, closed_loop};
@@ -114,6 +114,7 @@ async fn in_process(rows: &Rows) -> anyhow::Result<()> {
         name: "simulated".to_owned(),
         launch: LAUNCH,
         per_row: PER_ROW,
+        depth: 2,
         memory_bytes: None,
         compute: Compute::Echo(rows.spec()),
         faults: Vec::new(),
@@ -145,7 +146,6 @@ async fn through_http() -> anyhow::Result<()> {
         guests_max: 2 * CONNECTIONS as u32,
         tenants: 4,
         rows_max: ROWS_MAX,
-        wait_max: Duration::ZERO,
         device: DeviceSpec::Simulated {
             launch: LAUNCH,
             per_row: PER_ROW,

@@ -14,9 +14,9 @@ const ROWS: usize = 256;
 const VOCABULARY: u64 = 30_522;
 
 /// A model's file and rows for it.
-pub(super) struct Rows {
-    pub(super) model: &'static str,
-    pub(super) onnx: Arc<[u8]>,
+pub(in crate::benches) struct Rows {
+    pub(in crate::benches) model: &'static str,
+    pub(in crate::benches) onnx: Arc<[u8]>,
     /// Of every input, without the batch axis.
     dims: Vec<u32>,
     inputs: Vec<Input>,
@@ -35,7 +35,7 @@ enum Values {
 }
 
 impl Rows {
-    pub(super) fn digits() -> anyhow::Result<Self> {
+    pub(in crate::benches) fn digits() -> anyhow::Result<Self> {
         let images = Pictures::images()?;
         Ok(Self {
             model: "digits",
@@ -49,7 +49,7 @@ impl Rows {
     }
 
     /// Rows of so many words that mean nothing.
-    pub(super) fn minilm(file: &Path, tokens: u32) -> anyhow::Result<Self> {
+    pub(in crate::benches) fn minilm(file: &Path, tokens: u32) -> anyhow::Result<Self> {
         let row = |value: fn(u64) -> i32| {
             let row = |n: usize| (0..u64::from(tokens)).map(move |at| value(draw(n as u64, at)));
             Values::I64((0..ROWS).map(|n| row(n).collect()).collect())
@@ -69,7 +69,7 @@ impl Rows {
     }
 
     /// How a model is described that gives back what it takes.
-    pub(super) fn spec(&self) -> ModelSpec {
+    pub(in crate::benches) fn spec(&self) -> ModelSpec {
         let ports = self.inputs.iter().map(|input| Port {
             name: input.name.to_owned(),
             dtype: input.values.dtype(),
@@ -86,7 +86,7 @@ impl Rows {
     }
 
     /// The inputs of the `n`th row.
-    pub(super) fn request(&self, n: usize) -> anyhow::Result<Vec<NamedTensor>> {
+    pub(in crate::benches) fn request(&self, n: usize) -> anyhow::Result<Vec<NamedTensor>> {
         let mut dims = vec![1];
         dims.extend(&self.dims);
         let tensor = |input: &Input| {
@@ -101,7 +101,11 @@ impl Rows {
     }
 
     /// So many rows from the `first` on, in one value for each input.
-    pub(super) fn batch(&self, first: usize, rows: usize) -> Vec<(&'static str, Value)> {
+    pub(in crate::benches) fn batch(
+        &self,
+        first: usize,
+        rows: usize,
+    ) -> Vec<(&'static str, Value)> {
         let mut dims = vec![rows];
         dims.extend(self.dims.iter().map(|size| *size as usize));
         let value = |input: &Input| {

@@ -65,6 +65,7 @@ impl Device for CpuDevice {
             name: format!("cpu ({} threads)", self.threads),
             memory_bytes: None,
             simulated: false,
+            depth: DEPTH,
         }
     }
 

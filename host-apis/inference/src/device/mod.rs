@@ -14,7 +14,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Runs plans, at most [`crate::plan::DEPTH`] at a time, and answers each exactly once, in the order in which they ended.
+/// Runs plans, at most [`DeviceInfo::depth`] at a time, and answers each exactly once, in the order in which they ended.
 pub trait Device: Send + 'static {
     /// What it is.
     fn describe(&self) -> DeviceInfo;
@@ -45,6 +45,8 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
     /// Whether its times are a model's and not a machine's.
     pub simulated: bool,
+    /// Plans it holds at once: 1, or [`crate::plan::DEPTH`], where the second begins the moment the first ends.
+    pub depth: usize,
 }
 
 /// The bytes that travel beside a message.

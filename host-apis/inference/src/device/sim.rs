@@ -1,13 +1,13 @@
 //! A simulated accelerator: a cost model, a memory size and a script of faults, in the worker's own task and in tokio's time
 //! alone, so that tests with a paused clock see exact times. What it answers can be real (the same ONNX engine as the CPU's).
 //!
-//! Like a real one it holds [`DEPTH`] runs, and the second begins the instant the first ends. Real time spent computing is
+//! Like a real one it holds up to [`crate::plan::DEPTH`] runs, and the second begins the instant the first ends. Real time spent computing is
 //! hidden in the modelled time: a run never ends before its modelled end. On a real clock its outcome is seen up to 1 ms
 //! later, the grain of tokio's timers; the run after it begins at the modelled instant all the same.
 
 use super::{Device, DeviceGone, DeviceInfo, Payload};
 use crate::onnx::{Graphs, Outputs, Threads};
-use crate::plan::{Command, DEPTH, Event, Rows, RowsDone, RunError, Ticket};
+use crate::plan::{Command, Event, Rows, RowsDone, RunError, Ticket};
 use crate::request::{ModelId, ModelSpec};
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -23,6 +23,8 @@ pub struct SimConfig {
     pub launch: Duration,
     /// Time of each row on top.
     pub per_row: Duration,
+    /// Runs it holds at once, 1 to [`crate::plan::DEPTH`].
+    pub depth: usize,
     /// Memory for models and for the inputs and outputs of runs; `None` for no limit.
     pub memory_bytes: Option<u64>,
     /// What it answers.
@@ -147,7 +149,8 @@ impl SimDevice {
     }
 
     fn submit(&mut self, ticket: Ticket, plan: &Rows, payload: Payload, remaining: Duration) {
-        assert!(self.runs.len() < DEPTH, "at most {DEPTH} runs in flight");
+        let depth = self.config.depth;
+        assert!(self.runs.len() < depth, "at most {depth} runs in flight");
         let now = Instant::now();
         let begins = self.free_at.map_or(now, |free| free.max(now));
         if begins > now + remaining {
@@ -248,6 +251,7 @@ impl Device for SimDevice {
             name: self.config.name.clone(),
             memory_bytes: self.config.memory_bytes,
             simulated: true,
+            depth: self.config.depth,
         }
     }
 

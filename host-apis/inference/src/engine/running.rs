@@ -1,80 +1,65 @@
 //! The engine while it serves: who waits for what.
 
 mod models;
+mod waiting;
 
 use super::changes::{Answer, Changes};
 use super::workers::{Event, Workers};
-use super::{Doors, Submission};
+use super::{Doors, Submission, Submissions};
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::models::Model;
 use crate::plan::{DEPTH, RunError, Ticket};
-use crate::request::{Explanation, ModelId, Reply};
-use crate::scheduler::{Batch, Decision, Entry, Limits, RequestId, Run, Scheduler};
-use crate::share;
-use crate::tensor::Tensor;
+use crate::request::{Explanation, ModelId, Terms};
+use crate::scheduler::{
+    Decision, Entry, Finished, Limits, RequestId, Run, Scheduler, Targets, TooLate,
+};
 use crate::worker::{Job, Ran, Report, Work};
 use models::Leaving;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until};
+use waiting::{Caller, Waiting};
 
 /// Owned by the engine's task.
 pub(super) struct Running<'a> {
     shared: &'a Shared,
     scheduler: Scheduler,
     /// Those of the catalogue, and those in `leaving`.
-    models: HashMap<ModelId, Arc<Model>>,
+    models: FxHashMap<ModelId, Arc<Model>>,
     /// Gone from the catalogue, but a run of theirs may still be on a device.
     leaving: Vec<Leaving>,
     changes: Changes,
-    /// Every request that is not answered.
-    pending: HashMap<RequestId, Pending>,
-    last_id: u64,
-}
-
-struct Pending {
-    /// Kept until the answer, in case the run fails.
-    inputs: Arc<[Tensor]>,
-    caller: Caller,
-}
-
-/// Who waits, and the place it takes among all requests of the node.
-struct Caller {
-    reply: oneshot::Sender<Result<Reply, Error>>,
-    permit: OwnedSemaphorePermit,
-}
-
-impl Caller {
-    /// The place is free before the answer is seen: whoever was answered may ask again at once. One that has just left
-    /// needs no answer.
-    fn answer(self, result: Result<Reply, Error>) {
-        drop(self.permit);
-        drop(self.reply.send(result));
-    }
+    waiting: Waiting,
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(shared: &'a Shared, devices: usize) -> Self {
+    pub(super) fn new(shared: &'a Shared, depths: &[usize]) -> Self {
         let config = &shared.config;
         let limits = Limits {
             wait_max: config.wait_max,
-            tenant_rows_max: u64::from(config.tenant_rows_max),
-            tenant_bytes_max: config.tenant_bytes_max,
+            terms: Terms {
+                weight: 1,
+                rows_max: u64::from(config.tenant_rows_max),
+                bytes_max: config.tenant_bytes_max,
+                requests_max: u64::from(config.tenant_requests_max),
+            },
             batch_bytes_max: config.tensor_bytes_max,
+            targets: Targets {
+                priority: config.target_priority,
+                default: config.target_default,
+            },
         };
         Self {
             shared,
-            scheduler: Scheduler::new(limits, devices),
-            models: HashMap::new(),
+            scheduler: Scheduler::new(limits, depths),
+            models: FxHashMap::default(),
             leaving: Vec::new(),
             changes: Changes::default(),
-            pending: HashMap::new(),
-            last_id: 0,
+            waiting: Waiting::default(),
         }
     }
 
@@ -94,8 +79,8 @@ impl<'a> Running<'a> {
                 self.take_in(workers, device, event);
             }
             for _ in 0..submissions.len() {
-                if let Ok(submission) = submissions.try_recv() {
-                    self.accept(submission);
+                if let Ok(submitted) = submissions.try_recv() {
+                    self.accept_all(submitted);
                 }
             }
             // The timer is moved only to an earlier instant: waking once in vain is cheaper than moving it at every turn.
@@ -109,11 +94,22 @@ impl<'a> Running<'a> {
                 biased;
                 (device, event) = workers.next() => self.take_in(workers, device, event),
                 Some(order) = orders.recv() => self.follow(workers, order),
-                submission = submissions.recv() => match submission {
-                    Some(submission) => self.accept(submission),
+                submitted = submissions.recv() => match submitted {
+                    Some(submitted) => self.accept_all(submitted),
                     None => return,
                 },
                 () = &mut timer, if armed.is_some() => armed = None,
+            }
+        }
+    }
+
+    fn accept_all(&mut self, submitted: Submissions) {
+        match submitted {
+            Submissions::One(submission) => self.accept(submission),
+            Submissions::Many(submissions) => {
+                for submission in submissions {
+                    self.accept(submission);
+                }
             }
         }
     }
@@ -127,55 +123,70 @@ impl<'a> Running<'a> {
             permit: submission.permit,
         };
         // Checked against a catalogue that had it, and the model has gone since.
-        if !self.scheduler.has_model(submission.model) {
-            caller.answer(Err(Error::NotLoaded));
-            return;
+        let model = match self.models.get(&submission.model) {
+            Some(model) if self.scheduler.has_model(submission.model) => Arc::clone(model),
+            Some(_) | None => return caller.answer(Err(Error::NotLoaded)),
+        };
+        let inputs = &submission.inputs;
+        let parts = self
+            .waiting
+            .insert(inputs, submission.deadline, &model, caller);
+        let row_bytes = inputs.bytes / u64::from(inputs.rows.max(1));
+        let now = Instant::now();
+        for (id, rows) in parts {
+            let entry = Entry {
+                id,
+                tenant: submission.tenant,
+                model: submission.model,
+                class: submission.class,
+                shape: inputs.shape.clone(),
+                rows,
+                row_units: inputs.row_units,
+                bytes: row_bytes * u64::from(rows),
+                queued_at: submission.queued_at,
+                deadline: submission.deadline,
+            };
+            if let Err(full) = self.scheduler.push(now, entry) {
+                self.note_queue();
+                let error = self.shared.refuse(full.limit, full.max);
+                self.give_up(id, error);
+                return;
+            }
         }
-        self.last_id += 1;
-        let id = RequestId(self.last_id);
-        let pushed = self.scheduler.push(Entry {
-            id,
-            tenant: submission.tenant,
-            model: submission.model,
-            shape: submission.inputs.shape,
-            rows: submission.inputs.rows,
-            bytes: submission.inputs.bytes,
-            queued_at: submission.queued_at,
-            deadline: submission.deadline,
-        });
-        if let Err(full) = pushed {
-            self.note_queue();
-            caller.answer(Err(self.shared.refuse(full.limit, full.max)));
-            return;
-        }
-        let inputs = submission.inputs.tensors;
-        self.pending.insert(id, Pending { inputs, caller });
     }
 
     /// Gives every device what it can take, and says when to look again. Idle devices first, then the second slots.
     fn dispatch(&mut self, workers: &Workers) -> Option<Instant> {
         let now = Instant::now();
-        let expired = self.scheduler.expire(now);
-        if !expired.is_empty() {
-            self.shared
-                .count(|stats| stats.expired += expired.len() as u64);
-        }
-        for id in expired {
-            self.give_up(id, Error::DeadlineExceeded);
+        for id in self.scheduler.expire(now) {
+            // The other parts have the same deadline.
+            if self.waiting.give_up(id, Error::DeadlineExceeded).is_some() {
+                self.shared.count(|stats| stats.expired += 1);
+            }
         }
         let mut wake: Option<Instant> = None;
-        for depth in 0..DEPTH {
+        for depth in 0..=DEPTH {
             for device in 0..workers.len() {
                 if self.scheduler.in_flight(device) != depth {
                     continue;
                 }
-                let pending = &mut self.pending;
-                let mut gone = |id| forget_if_gone(pending, id);
+                let waiting = &mut self.waiting;
+                let mut gone = |id| waiting.forget_if_gone(id);
                 match self.scheduler.next(now, device, &mut gone) {
                     Decision::Run(run) => self.submit(workers, device, now, run),
+                    Decision::Preempt(ticket) => {
+                        workers.submit(device, Work::Cancel(ticket));
+                        self.shared.count(|stats| stats.preempted += 1);
+                    }
                     Decision::WaitUntil(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
                     Decision::Idle => {}
                 }
+            }
+        }
+        for TooLate { id, needs, left } in self.scheduler.take_too_late() {
+            if let Some(others) = self.waiting.give_up(id, Error::TooLate { needs, left }) {
+                self.shared.count(|stats| stats.too_late += 1);
+                self.scheduler.withdraw(&others);
             }
         }
         self.note_queue();
@@ -184,15 +195,15 @@ impl<'a> Running<'a> {
     }
 
     fn submit(&self, workers: &Workers, device: usize, now: Instant, run: Run) {
-        let inputs = |id| {
-            let pending = self.pending.get(id);
-            Arc::clone(&pending.expect("a request in a batch has its caller").inputs)
-        };
         let model = self.models.get(&run.model);
         let job = Job {
             ticket: run.ticket,
             model: Arc::clone(model.expect("a queued request has its model")),
-            requests: run.requests.iter().map(inputs).collect(),
+            requests: run
+                .requests
+                .iter()
+                .map(|id| self.waiting.rows(*id))
+                .collect(),
             remaining: run.deadline.saturating_duration_since(now),
         };
         workers.submit(device, Work::Run(job));
@@ -217,9 +228,7 @@ impl<'a> Running<'a> {
                 if !self.scheduler.is_live() {
                     self.shared.live.store(false, Ordering::Release);
                 }
-                for id in given_back {
-                    self.give_up(id, Error::Device);
-                }
+                self.give_up_all(given_back, &Error::Device);
                 self.change(workers, device, Answer::Left);
             }
         }
@@ -228,7 +237,8 @@ impl<'a> Running<'a> {
 
     fn finish(&mut self, device: usize, ticket: Ticket, ran: Ran) {
         let now = Instant::now();
-        let Some(batch) = self.scheduler.finish(now, device, ticket, ran.device_ns) else {
+        let finished = self.scheduler.finish(now, device, ticket, ran.device_ns);
+        let Some(Finished { batch, shares }) = finished else {
             return;
         };
         self.shared.count(|stats| {
@@ -246,20 +256,19 @@ impl<'a> Running<'a> {
             batch.entries.len(),
             "checked by the worker"
         );
-        for ((entry, outputs), explanation) in batch
-            .entries
-            .iter()
-            .zip(ran.outputs)
-            .zip(explain(&batch, ran.device_ns))
+        let batch_rows = batch.rows();
+        for ((entry, outputs), device_share_ns) in batch.entries.iter().zip(ran.outputs).zip(shares)
         {
-            // Who has left, or whose deadline has passed meanwhile, is not here any more.
-            if let Some(pending) = self.pending.remove(&entry.id) {
-                let outputs = name_outputs(model, outputs);
-                pending.caller.answer(Ok(Reply {
-                    outputs,
-                    explanation,
-                }));
-            }
+            let explanation = Explanation {
+                class: entry.class,
+                queue: batch.handed_at.saturating_duration_since(entry.queued_at),
+                rows: entry.rows,
+                batch_rows,
+                runs: 1,
+                device: Duration::from_nanos(ran.device_ns),
+                device_share_ns,
+            };
+            self.waiting.answer(entry.id, model, outputs, explanation);
         }
     }
 
@@ -269,14 +278,24 @@ impl<'a> Running<'a> {
         if *error != RunError::Cancelled {
             self.shared.count(|stats| stats.failed_runs += 1);
         }
-        for id in self.scheduler.fail(Instant::now(), device, ticket) {
-            self.give_up(id, Error::Device);
+        let now = Instant::now();
+        let given_back = match error {
+            RunError::Cancelled => self.scheduler.cancelled(now, device, ticket),
+            RunError::Failed(_) | RunError::OutOfMemory => self.scheduler.fail(now, device, ticket),
+        };
+        self.give_up_all(given_back, &Error::Device);
+    }
+
+    /// These will not be run, nor the other parts of what they are parts of.
+    fn give_up_all(&mut self, ids: Vec<RequestId>, error: &Error) {
+        for id in ids {
+            self.give_up(id, error.clone());
         }
     }
 
     fn give_up(&mut self, id: RequestId, error: Error) {
-        if let Some(pending) = self.pending.remove(&id) {
-            pending.caller.answer(Err(error));
+        if let Some(others) = self.waiting.give_up(id, error) {
+            self.scheduler.withdraw(&others);
         }
     }
 
@@ -290,38 +309,4 @@ impl<'a> Running<'a> {
             .queued_rows
             .store(self.scheduler.queued_rows(), Ordering::Relaxed);
     }
-}
-
-/// Whether nobody waits for this request any more; then it is forgotten.
-fn forget_if_gone(pending: &mut HashMap<RequestId, Pending>, id: RequestId) -> bool {
-    let gone = pending
-        .get(&id)
-        .is_none_or(|pending| pending.caller.reply.is_closed());
-    if gone {
-        pending.remove(&id);
-    }
-    gone
-}
-
-fn name_outputs(model: &Model, outputs: Vec<Tensor>) -> Vec<(String, Tensor)> {
-    let names = model.spec.outputs.iter().map(|port| port.name.clone());
-    names.zip(outputs).collect()
-}
-
-/// What each request of a batch waited and costs.
-fn explain(batch: &Batch, device_ns: u64) -> impl Iterator<Item = Explanation> + '_ {
-    let batch_rows = batch.rows();
-    let rows: Vec<u32> = batch.entries.iter().map(|entry| entry.rows).collect();
-    let shares = share::split(device_ns, &rows);
-    batch
-        .entries
-        .iter()
-        .zip(shares)
-        .map(move |(entry, share)| Explanation {
-            queue: batch.handed_at.saturating_duration_since(entry.queued_at),
-            rows: entry.rows,
-            batch_rows,
-            device: Duration::from_nanos(device_ns),
-            device_share_ns: share,
-        })
 }

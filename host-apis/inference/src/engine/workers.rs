@@ -13,14 +13,15 @@ pub(super) struct Workers {
     /// Those that have not left.
     devices: HashMap<task::Id, usize>,
     names: Vec<String>,
+    depths: Vec<usize>,
     work: Vec<mpsc::Sender<Work>>,
     reports: mpsc::Receiver<(usize, Report)>,
     /// Keeps `reports` open when no worker is left.
     _reports: mpsc::Sender<(usize, Report)>,
 }
 
-/// What a device has at once: its runs, and a model that comes or goes.
-const WORK_MAX: usize = DEPTH + 1;
+/// What a device has at once: its runs, one of which may be asked back, and a model that comes or goes.
+const WORK_MAX: usize = DEPTH + 2;
 
 /// What can happen at a worker.
 pub(super) enum Event {
@@ -36,13 +37,16 @@ impl Workers {
             tasks: JoinSet::new(),
             devices: HashMap::new(),
             names: Vec::new(),
+            depths: Vec::new(),
             work: Vec::new(),
             reports,
             _reports: reports_tx.clone(),
         };
         for (index, device) in devices.into_iter().enumerate() {
             let (work_tx, work) = mpsc::channel(WORK_MAX);
-            workers.names.push(device.describe().name);
+            let described = device.describe();
+            workers.names.push(described.name);
+            workers.depths.push(described.depth.clamp(1, DEPTH));
             workers.work.push(work_tx);
             let worker = Worker {
                 index,
@@ -58,6 +62,11 @@ impl Workers {
 
     pub(super) fn len(&self) -> usize {
         self.work.len()
+    }
+
+    /// Runs that each device holds at once.
+    pub(super) fn depths(&self) -> &[usize] {
+        &self.depths
     }
 
     /// The devices whose worker has not left.
@@ -97,7 +106,7 @@ impl Workers {
     /// Hands work over. A worker that has just left is heard of by [`Workers::next`], and its work with it.
     pub(super) fn submit(&self, device: usize, work: Work) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.work[device].try_send(work) {
-            unreachable!("a device is given at most {DEPTH} runs and one change");
+            unreachable!("a device is given at most {DEPTH} runs, one cancellation and one change");
         }
     }
 

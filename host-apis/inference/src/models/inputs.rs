@@ -17,6 +17,16 @@ pub(crate) struct Inputs {
     pub(crate) bytes: u64,
     /// The sizes the model leaves open, beyond the batch axis.
     pub(crate) shape: Shape,
+    /// What one row counts for its cost: the product of those sizes in the input where it is largest, 1 if there are none.
+    pub(crate) row_units: u64,
+}
+
+/// What the inputs of one request are held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InputLimits {
+    pub(crate) tensor_bytes_max: u64,
+    /// Most rows, and the key of that limit.
+    pub(crate) rows_max: (&'static str, u32),
 }
 
 impl Inputs {
@@ -26,11 +36,13 @@ impl Inputs {
     pub(crate) fn check(
         model: &Model,
         given: Vec<NamedTensor>,
-        tensor_bytes_max: u64,
+        limits: InputLimits,
     ) -> Result<Self, Error> {
         let tensors = in_order(model, given)?;
         let mut bytes = 0;
         let mut shape = Vec::new();
+        let mut row_units = 1;
+        let tensor_bytes_max = limits.tensor_bytes_max;
         for (port, tensor) in model.spec.inputs.iter().zip(&tensors) {
             let len = tensor.data().len() as u64;
             if len > tensor_bytes_max {
@@ -42,14 +54,18 @@ impl Inputs {
             bytes += len;
             check_port(port, tensor)?;
             if model.spec.batchable {
+                let before = shape.len();
                 shape.extend(open_dims(port, tensor).skip(1));
+                let sizes = shape[before..].iter().copied().map(u64::from);
+                row_units = row_units.max(sizes.fold(1, u64::saturating_mul));
             }
         }
         Ok(Self {
-            rows: check_rows(model, &tensors)?,
+            rows: check_rows(model, &tensors, limits.rows_max)?,
             tensors: tensors.into(),
             bytes,
             shape: shape.into(),
+            row_units,
         })
     }
 }
@@ -108,8 +124,12 @@ fn open_dims<'a>(port: &'a Port, tensor: &'a Tensor) -> impl Iterator<Item = u32
         .map(|(_, given)| *given)
 }
 
-/// The same number of rows in every input, at most the model's.
-fn check_rows(model: &Model, tensors: &[Tensor]) -> Result<u32, Error> {
+/// The same number of rows in every input, at most so many.
+fn check_rows(
+    model: &Model,
+    tensors: &[Tensor],
+    (key, limit): (&'static str, u32),
+) -> Result<u32, Error> {
     if !model.spec.batchable {
         return Ok(1);
     }
@@ -124,11 +144,8 @@ fn check_rows(model: &Model, tensors: &[Tensor]) -> Result<u32, Error> {
             )));
         }
     }
-    if rows > model.rows_max {
-        return Err(Error::TooManyRows {
-            rows,
-            limit: model.rows_max,
-        });
+    if rows > limit {
+        return Err(Error::TooManyRows { key, rows, limit });
     }
     Ok(rows)
 }

@@ -3,7 +3,7 @@
 
 mod inputs;
 
-pub(crate) use inputs::Inputs;
+pub(crate) use inputs::{InputLimits, Inputs};
 
 use crate::request::{ModelId, ModelSpec};
 use crate::text::Encoder;
@@ -19,7 +19,7 @@ pub struct Model {
     pub name: String,
     /// What it takes and gives.
     pub spec: ModelSpec,
-    /// Most rows of one request, and of one batch. 1 if the model cannot be batched.
+    /// Most rows of one batch. 1 if the model cannot be batched.
     pub rows_max: u32,
     /// How texts are put to it, if they can be.
     pub encoder: Option<Arc<Encoder>>,

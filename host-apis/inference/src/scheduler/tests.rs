@@ -1,8 +1,10 @@
 //! Tables for each rule, then laws over random scripts.
 
 mod laws;
+mod turns;
 
 use super::*;
+use crate::plan::DEPTH;
 
 const A: TenantId = TenantId(1);
 const B: TenantId = TenantId(2);
@@ -12,6 +14,17 @@ const ROWS_MAX: [u32; 3] = [8, 1, 8];
 const DIGITS: ModelId = ModelId(0);
 const ONE_BY_ONE: ModelId = ModelId(1);
 const OTHER: ModelId = ModelId(2);
+
+const TERMS: Terms = Terms {
+    weight: 1,
+    rows_max: 100,
+    bytes_max: 1_000,
+    requests_max: 100,
+};
+const TARGETS: Targets = Targets {
+    priority: Duration::from_secs(3600),
+    default: Duration::from_secs(3600),
+};
 
 struct Bench {
     scheduler: Scheduler,
@@ -23,13 +36,13 @@ impl Bench {
     fn new(wait_ms: u64, devices: usize) -> Self {
         let limits = Limits {
             wait_max: Duration::from_millis(wait_ms),
-            tenant_rows_max: 100,
-            tenant_bytes_max: 1_000,
+            terms: TERMS,
             batch_bytes_max: 400,
+            targets: TARGETS,
         };
-        let mut scheduler = Scheduler::new(limits, devices);
+        let mut scheduler = Scheduler::new(limits, &vec![DEPTH; devices]);
         for (model, rows_max) in (0..).map(ModelId).zip(ROWS_MAX) {
-            scheduler.add_model(model, rows_max);
+            scheduler.add_model(model, rows_max, 0..devices, &CostCurve::default());
         }
         Self {
             scheduler,
@@ -48,7 +61,9 @@ impl Bench {
             id: RequestId(self.last_id),
             tenant,
             model,
+            class: Class::Default,
             shape: Shape::default(),
+            row_units: 1,
             rows,
             bytes: 10 * u64::from(rows),
             queued_at: self.at(ms),
@@ -58,7 +73,7 @@ impl Bench {
 
     fn push(&mut self, ms: u64, tenant: TenantId, model: ModelId, rows: u32) -> u64 {
         let entry = self.entry(ms, tenant, model, rows);
-        self.scheduler.push(entry).unwrap();
+        self.scheduler.push(entry.queued_at, entry).unwrap();
         self.last_id
     }
 
@@ -89,18 +104,6 @@ fn an_idle_device_runs_what_there_is_at_once() {
     assert_eq!(bench.next(0, 0), Decision::Idle);
     bench.push(0, A, DIGITS, 3);
     assert_eq!(bench.run(0, 0), [1]);
-}
-
-#[test]
-fn with_a_window_an_idle_device_waits_for_a_full_batch_or_the_end_of_the_window() {
-    let mut bench = Bench::new(2, 2);
-    bench.push(0, A, DIGITS, 7);
-    assert_eq!(bench.next(0, 0), Decision::WaitUntil(bench.at(2)));
-    assert_eq!(bench.next(1, 0), Decision::WaitUntil(bench.at(2)));
-    assert_eq!(bench.run(2, 0), [1]);
-    bench.push(3, A, DIGITS, 7);
-    bench.push(4, B, DIGITS, 1);
-    assert_eq!(bench.run(4, 1), [2, 3]);
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn the_bytes_of_a_batch_are_bounded_but_a_large_request_runs_alone() {
     for bytes in [500, 299, 100, 1] {
         let mut entry = bench.entry(0, TenantId(bytes), DIGITS, 1);
         entry.bytes = bytes;
-        bench.scheduler.push(entry).unwrap();
+        bench.scheduler.push(entry.queued_at, entry).unwrap();
     }
     assert_eq!(bench.run(0, 0), [4, 3, 2], "together 400");
     assert_eq!(bench.run(0, 1), [1]);
@@ -163,7 +166,7 @@ fn only_requests_of_one_shape_share_a_batch() {
     for (tenant, size) in [(1, 16), (2, 32), (3, 16)] {
         let mut entry = bench.entry(0, TenantId(tenant), DIGITS, 1);
         entry.shape = [size].into();
-        bench.scheduler.push(entry).unwrap();
+        bench.scheduler.push(entry.queued_at, entry).unwrap();
     }
     assert_eq!(bench.run(0, 0), [1, 3]);
     assert_eq!(bench.run(0, 1), [2]);
@@ -215,10 +218,10 @@ fn the_second_slot_is_filled_one_millisecond_before_the_expected_end() {
     assert_eq!(bench.next(21, 0), Decision::WaitUntil(bench.at(29)));
     bench.push(28, B, DIGITS, 1);
     assert_eq!(bench.run(29, 0), [3, 4]);
-    // The third run begins when the second ends, not when it was handed over; runs of two rows are not known yet.
+    // The third run begins when the second ends, not when it was handed over.
     bench.push(30, A, DIGITS, 1);
     bench.finish(30, 0, 2, 10);
-    assert_eq!(bench.next(30, 0), Decision::Idle);
+    assert_eq!(bench.next(30, 0), Decision::WaitUntil(bench.at(39)));
 }
 
 #[test]
@@ -247,18 +250,6 @@ fn the_second_slot_of_a_short_run_is_not_filled_in_its_first_half() {
     bench.push(2, A, DIGITS, 1);
     let half = bench.at(2) + Duration::from_micros(500);
     assert_eq!(bench.next(2, 0), Decision::WaitUntil(half));
-}
-
-#[test]
-fn the_second_slot_keeps_the_window_too() {
-    let mut bench = Bench::new(5, 1);
-    bench.push(0, A, DIGITS, 1);
-    bench.run(5, 0);
-    bench.finish(15, 0, 1, 10);
-    bench.push(15, A, DIGITS, 1);
-    bench.run(20, 0);
-    bench.push(27, A, DIGITS, 1);
-    assert_eq!(bench.next(27, 0), Decision::WaitUntil(bench.at(32)));
 }
 
 #[test]
@@ -294,7 +285,7 @@ fn what_a_dead_device_held_runs_one_by_one_elsewhere_in_order() {
         bench.push(0, A, DIGITS, 1);
     }
     assert_eq!(bench.run(0, 0).len(), 8);
-    bench.scheduler.devices[0].costs.observe(DIGITS, 8, 0);
+    bench.scheduler.devices[0].observe(bench.zero, DIGITS, 8, 0);
     assert_eq!(bench.run(0, 0).len(), 2);
     assert_eq!(bench.scheduler.die(0), []);
     assert_eq!(bench.next(1, 0), Decision::Idle);
@@ -375,26 +366,26 @@ fn the_limits_of_a_tenant_hold_at_one_over_and_far_over() {
         for _ in 0..20 {
             let mut entry = bench.entry(0, A, DIGITS, 5);
             entry.bytes = 0;
-            bench.scheduler.push(entry).unwrap();
+            bench.scheduler.push(entry.queued_at, entry).unwrap();
         }
         let mut entry = bench.entry(0, A, DIGITS, rows);
         entry.bytes = bytes;
         let full = QueueFull { limit, max: 100 };
-        assert_eq!(bench.scheduler.push(entry), Err(full));
+        assert_eq!(bench.scheduler.push(entry.queued_at, entry), Err(full));
         bench.push(0, B, DIGITS, 1);
     }
     for bytes in [1, 1_000, u64::MAX] {
         let mut bench = Bench::new(0, 1);
         let mut entry = bench.entry(0, A, DIGITS, 1);
         entry.bytes = 1_000;
-        bench.scheduler.push(entry).unwrap();
+        bench.scheduler.push(entry.queued_at, entry).unwrap();
         let mut entry = bench.entry(0, A, DIGITS, 1);
         entry.bytes = bytes;
         let full = QueueFull {
             limit: "tenant_bytes_max",
             max: 1_000,
         };
-        assert_eq!(bench.scheduler.push(entry), Err(full));
+        assert_eq!(bench.scheduler.push(entry.queued_at, entry), Err(full));
     }
 }
 
@@ -499,7 +490,8 @@ fn a_model_that_comes_has_no_past() {
     bench.run(0, 0);
     bench.finish(10, 0, 1, 10);
     bench.scheduler.remove_model(DIGITS);
-    bench.scheduler.add_model(ModelId(3), 8);
+    let curve = CostCurve::default();
+    bench.scheduler.add_model(ModelId(3), 8, [0], &curve);
     bench.push(10, A, ModelId(3), 1);
     assert_eq!(bench.run(10, 0), [2]);
     bench.push(11, A, ModelId(3), 1);

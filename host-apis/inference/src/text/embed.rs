@@ -3,7 +3,7 @@
 use super::encoder::{Encoder, Tokens};
 use crate::error::Error;
 use crate::handle::Inference;
-use crate::request::{Explanation, ModelId, Request, TenantId};
+use crate::request::{Class, Explanation, ModelId, Request, TenantId};
 use crate::tensor::{DType, Tensor};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -20,6 +20,8 @@ pub struct EmbedRequest {
     pub tenant: TenantId,
     /// A model with a tokenizer.
     pub model: ModelId,
+    /// As that of a [`Request`].
+    pub class: Class,
     /// As that of a [`Request`].
     pub deadline: Instant,
     /// 1 to `texts_max`, each of at most `text_bytes_max`.
@@ -66,6 +68,7 @@ impl Inference {
             let request = Request {
                 tenant: request.tenant,
                 model: request.model,
+                class: request.class,
                 deadline: request.deadline,
                 inputs,
             };

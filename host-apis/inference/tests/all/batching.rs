@@ -4,7 +4,7 @@ use crate::support::{
     Callers, MS, Node, echo_spec, eight_rows, request, settle, sim, sim_with, source, start, values,
 };
 use shoal_inference::{
-    Compute, Config, Explanation, ModelSpec, Request, SimConfig, SimDevice, Tensor,
+    Class, Compute, Explanation, ModelSpec, Request, SimConfig, SimDevice, Tensor,
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -47,6 +47,8 @@ async fn a_lone_request_runs_at_once_and_its_reply_says_what_it_cost() {
     assert_eq!(began.elapsed(), 5 * MS);
     assert_eq!(values(&reply), [7.0]);
     let expected = Explanation {
+        class: Class::Default,
+        runs: 1,
         queue: Duration::ZERO,
         rows: 1,
         batch_rows: 1,
@@ -56,42 +58,34 @@ async fn a_lone_request_runs_at_once_and_its_reply_says_what_it_cost() {
     assert_eq!(reply.explanation, expected);
 }
 
-#[tokio::test(start_paused = true)]
-async fn with_a_window_a_lone_request_waits_the_window_then_runs() {
-    let config = Config {
-        wait_max: 2 * MS,
-        ..eight_rows()
-    };
-    let node = Node::start(config, vec![sim_with(&[])]).await;
+/// Callers that ask again as soon as they are answered, each for so many answers.
+async fn closed_loop(node: &Node, callers: u64, answers: u32) -> (Duration, Vec<Explanation>) {
     let began = Instant::now();
-    let reply = node.ask(1, &[7.0]).await.unwrap();
-    assert_eq!(began.elapsed(), 7 * MS);
-    assert_eq!(reply.explanation.queue, 2 * MS);
+    let calls = (0..callers).map(|tenant| async move {
+        let mut explanations = Vec::new();
+        for _ in 0..answers {
+            explanations.push(node.ask(tenant, &[0.0]).await.unwrap().explanation);
+        }
+        explanations
+    });
+    let explanations = futures_util::future::join_all(calls).await;
+    (began.elapsed(), explanations.concat())
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_window_two_tenants_share_a_run_and_a_full_batch_does_not_wait() {
-    let config = Config {
-        wait_max: 2 * MS,
-        ..eight_rows()
-    };
-    let node = Node::start(config, vec![sim_with(&[])]).await;
-    let began = Instant::now();
-    let later = async {
-        sleep(MS).await;
-        node.ask(2, &[2.0]).await
-    };
-    let (first, second) = tokio::join!(node.ask(1, &[1.0]), later);
-    assert_eq!(began.elapsed(), 8 * MS);
-    let (first, second) = (first.unwrap(), second.unwrap());
-    assert_eq!((values(&first), values(&second)), (vec![1.0], vec![2.0]));
-    assert_eq!(first.explanation.queue, 2 * MS);
-    assert_eq!(second.explanation.queue, MS);
-    assert_eq!(first.explanation.batch_rows, 2);
+async fn callers_that_come_back_at_once_share_a_run() {
+    let node = Node::of(sim()).await;
+    closed_loop(&node, 8, 10).await;
+    let (took, explanations) = closed_loop(&node, 8, 10).await;
+    assert!(explanations.iter().all(|reply| reply.batch_rows == 8));
+    assert_eq!(took, 10 * 12 * MS, "and nothing is lost between two runs");
+}
 
-    let began = Instant::now();
-    node.ask(1, &[0.0; 8]).await.unwrap();
-    assert_eq!(began.elapsed(), 12 * MS);
+#[tokio::test(start_paused = true)]
+async fn a_lone_caller_that_comes_back_is_not_made_to_wait() {
+    let node = Node::of(sim()).await;
+    let (took, _) = closed_loop(&node, 1, 20).await;
+    assert_eq!(took, 20 * 5 * MS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,6 +168,36 @@ async fn a_request_of_several_rows_is_never_torn() {
             (5, 5)
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_larger_than_a_batch_runs_in_parts_and_comes_back_whole() {
+    let node = Node::of(sim()).await;
+    let began = Instant::now();
+    let all: Vec<f32> = (0..20_u16).map(f32::from).collect();
+    let reply = node.ask(1, &all).await.unwrap();
+    assert_eq!(values(&reply), all);
+    assert_eq!(began.elapsed(), (12 + 12 + 8) * MS);
+    let expected = Explanation {
+        class: Class::Default,
+        queue: 23 * MS,
+        rows: 20,
+        batch_rows: 8,
+        runs: 3,
+        device: 32 * MS,
+        device_share_ns: 32_000_000,
+    };
+    assert_eq!(reply.explanation, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_part_of_a_request_shares_its_batch() {
+    let node = Node::of(sim()).await;
+    let (large, small) = tokio::join!(node.ask(1, &[1.0; 12]), node.ask(2, &[2.0; 4]));
+    let (large, small) = (large.unwrap(), small.unwrap());
+    assert_eq!(values(&large), [1.0; 12]);
+    assert_eq!(values(&small), [2.0; 4]);
+    assert_eq!(node.inference.stats().runs, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use crate::support::{compass, onnx_file};
 use onnx_file::{FLOAT, Graph, INT64, node};
 use shoal_inference::{
-    Config, CpuDevice, EmbedReply, EmbedRequest, Error, Inference, LoadError, ModelSource,
+    Class, Config, CpuDevice, EmbedReply, EmbedRequest, Error, Inference, LoadError, ModelSource,
     TenantId, start_thread,
 };
 use std::num::NonZeroUsize;
@@ -15,6 +15,7 @@ fn source(onnx: Vec<u8>, tokenizer: Option<Vec<u8>>) -> ModelSource {
         name: "compass".to_owned(),
         onnx: onnx.into(),
         tokenizer: tokenizer.map(Into::into),
+        dry_runs: Vec::new(),
     }
 }
 
@@ -36,6 +37,7 @@ async fn embed(inference: &Inference, texts: &[&str]) -> Result<EmbedReply, Erro
     let request = EmbedRequest {
         tenant: TenantId(1),
         model: inference.model("compass").unwrap().id,
+        class: Class::Default,
         deadline: Instant::now() + Duration::from_secs(10),
         texts: texts.iter().map(|text| (*text).to_owned()).collect(),
     };

@@ -11,7 +11,6 @@ fn the_key_served_least_goes_first_and_the_smaller_of_equals() {
     for (key, item) in [("b", 1), ("a", 2), ("b", 3), ("a", 4)] {
         queue.push(key, item);
     }
-    assert_eq!(queue.peek(), Some((&"a", &2)));
     assert_eq!(queue.pop(), Some(("a", 2)));
     queue.charge(&"a", 1);
     assert_eq!(queue.pop(), Some(("b", 1)));
@@ -71,34 +70,6 @@ fn a_charge_counts_for_a_key_that_has_nothing_waiting() {
 }
 
 #[test]
-fn a_pop_out_of_turn_takes_that_keys_first_item() {
-    let mut queue = FairQueue::new();
-    for (key, item) in [("a", 1), ("b", 2), ("b", 3)] {
-        queue.push(key, item);
-    }
-    assert_eq!(queue.pop_of(&"b"), Some(2));
-    assert_eq!(queue.pop_of(&"c"), None);
-    assert_eq!((queue.len_of(&"b"), queue.len_of(&"c")), (1, 0));
-    let heads: Vec<_> = queue.heads().collect();
-    assert_eq!(heads, [(&"a", &1), (&"b", &3)]);
-}
-
-#[test]
-fn extract_takes_what_matches_and_keeps_the_order_of_the_rest() {
-    let mut queue = FairQueue::new();
-    for item in 0..6 {
-        queue.push("a", item);
-    }
-    assert_eq!(queue.extract(&"a", |item| item % 2 == 1), [1, 3, 5]);
-    assert_eq!(queue.extract(&"b", |_| true), [0; 0]);
-    assert_eq!(queue.len(), 3);
-    assert_eq!(queue.pop(), Some(("a", 0)));
-    assert_eq!(queue.extract(&"a", |_| true), [2, 4]);
-    assert!(queue.is_empty());
-    assert_eq!(queue.pop(), None);
-}
-
-#[test]
 fn keys_that_went_idle_are_forgotten() {
     let mut queue = FairQueue::new();
     for round in 0..100_u64 {
@@ -119,7 +90,6 @@ enum Step {
     Push { key: u8 },
     Pop { cost: u64 },
     Charge { key: u8, cost: u64 },
-    Extract { key: u8, below: u32 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -127,7 +97,6 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..6_u8).prop_map(|key| Step::Push { key }),
         4 => (0..20_u64).prop_map(|cost| Step::Pop { cost }),
         1 => (0..6_u8, 0..20_u64).prop_map(|(key, cost)| Step::Charge { key, cost }),
-        1 => (0..6_u8, 0..200_u32).prop_map(|(key, below)| Step::Extract { key, below }),
     ]
 }
 
@@ -156,23 +125,10 @@ proptest! {
                     }
                 }
                 Step::Charge { key, cost } => queue.charge(&key, cost),
-                Step::Extract { key, below } => {
-                    let taken = queue.extract(&key, |item| *item < below);
-                    let items = model.entry(key).or_default();
-                    let expected: Vec<u32> =
-                        items.iter().copied().filter(|item| *item < below).collect();
-                    items.retain(|item| *item >= below);
-                    prop_assert_eq!(taken, expected);
-                }
             }
             let len: usize = model.values().map(VecDeque::len).sum();
             prop_assert_eq!(queue.len(), len);
             prop_assert_eq!(queue.is_empty(), len == 0);
-            for (key, items) in &model {
-                prop_assert_eq!(queue.len_of(key), items.len());
-            }
-            let waiting = model.values().filter(|items| !items.is_empty()).count();
-            prop_assert_eq!(queue.heads().count(), waiting);
         }
     }
 

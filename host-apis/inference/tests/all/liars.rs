@@ -28,6 +28,7 @@ impl<F: FnMut(Ticket, Rows, Payload) -> Vec<Option<Answer>> + Send + 'static> De
         DeviceInfo {
             name: "liar".to_owned(),
             memory_bytes: None,
+            depth: 2,
             simulated: true,
         }
     }

@@ -2,8 +2,8 @@
 
 use crate::support::{Callers, MS, Node, echo_spec, eight_rows, request, settle, sim, sim_with};
 use shoal_inference::{
-    Compute, Config, DType, Error, Fault, ModelId, NamedTensor, Request, SimConfig, Tensor,
-    TensorError,
+    Compute, Config, DType, Error, Fault, ModelId, NamedTensor, Request, SimConfig, TenantId,
+    Tensor, TensorError, Terms,
 };
 use std::time::Duration;
 
@@ -63,6 +63,56 @@ async fn the_rows_a_tenant_may_queue() {
     let stats = stuck.node.inference.stats();
     assert_eq!(stats.refused.get("tenant_rows_max"), Some(&3));
     assert_eq!(stats.queued_rows, 16 + 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_requests_of_a_tenant_that_may_be_unanswered() {
+    let mut stuck = Stuck::start(Config {
+        tenant_requests_max: 2,
+        ..eight_rows()
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(stuck.refusal(1, 1).await, None);
+    }
+    for _ in 0..3 {
+        let full = full("tenant_requests_max", 2);
+        assert_eq!(stuck.refusal(1, 1).await, Some(full));
+    }
+    // 17 rows are three parts: none of them stays when the third is refused.
+    let full = full("tenant_requests_max", 2);
+    assert_eq!(stuck.refusal(2, 17).await, Some(full));
+    assert_eq!(stuck.node.inference.stats().queued_rows, 2);
+    assert_eq!(
+        stuck.refusal(2, 16).await,
+        None,
+        "another tenant, two parts"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_terms_of_its_own() {
+    let mut stuck = Stuck::start(eight_rows()).await;
+    let terms = Terms {
+        weight: 1,
+        rows_max: 3,
+        bytes_max: 1 << 20,
+        requests_max: 100,
+    };
+    let inference = stuck.node.inference.clone();
+    inference.set_terms(TenantId(1), Some(terms)).await.unwrap();
+    assert_eq!(stuck.refusal(1, 3).await, None);
+    assert_eq!(stuck.refusal(1, 1).await, Some(full("tenant_rows_max", 3)));
+    assert_eq!(stuck.refusal(2, 8).await, None);
+    inference.set_terms(TenantId(1), None).await.unwrap();
+    assert_eq!(stuck.refusal(1, 8).await, None);
+    for weight in [1_001, u32::MAX] {
+        let refused = inference
+            .set_terms(TenantId(1), Some(Terms { weight, ..terms }))
+            .await;
+        let message = format!("weight is {weight}, expected 0 to 1000");
+        assert_eq!(refused, Err(Error::Invalid(message)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,10 +176,10 @@ async fn an_answered_request_makes_room_for_another() {
     assert_eq!(node.ask(1, &[0.0]).await, Err(Error::Device));
     let mut late = node.request(1, &[0.0]);
     late.deadline -= Duration::from_secs(60) - MS;
-    assert_eq!(
-        node.inference.submit(late).await,
-        Err(Error::DeadlineExceeded)
-    );
+    let (needs, left) = (5 * MS, MS);
+    let too_late = Err(Error::TooLate { needs, left });
+    assert_eq!(node.inference.submit(late).await, too_late);
+    assert_eq!(node.inference.stats().too_late, 1);
     settle().await;
     node.ask(1, &[0.0]).await.unwrap();
 }
@@ -156,13 +206,24 @@ async fn a_refusal_says_when_the_queue_will_have_drained() {
 
 #[tokio::test(start_paused = true)]
 async fn the_rows_of_one_request() {
-    let node = Node::of(sim()).await;
-    node.ask(1, &[0.0; 8]).await.unwrap();
-    for rows in [9, 10_000] {
-        let error = Error::TooManyRows { rows, limit: 8 };
-        assert_eq!(node.ask(1, &vec![0.0; rows as usize]).await, Err(error));
+    for (key, request_rows_max, tenant_rows_max) in [
+        ("request_rows_max", 20, 4096),
+        ("tenant_rows_max", 1024, 20),
+    ] {
+        let config = Config {
+            request_rows_max,
+            tenant_rows_max,
+            ..eight_rows()
+        };
+        let node = Node::start(config, vec![sim_with(&[])]).await;
+        node.ask(1, &[0.0; 20]).await.unwrap();
+        for rows in [21, 10_000] {
+            let limit = 20;
+            let error = Error::TooManyRows { key, rows, limit };
+            assert_eq!(node.ask(1, &vec![0.0; rows as usize]).await, Err(error));
+        }
+        assert_eq!(node.inference.stats().refused.get(key), Some(&2));
     }
-    assert_eq!(node.inference.stats().refused.get("rows_max"), Some(&2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use crate::support::remote::over_a_socket;
 use crate::support::start;
 use shoal_inference::plan::{Command, Event, Rows, RowsDone, RunError, TensorRef, Ticket};
 use shoal_inference::{
-    Compute, Config, DType, Device, Error, Inference, ModelId, ModelSource, Reply, Request,
+    Class, Compute, Config, DType, Device, Error, Inference, ModelId, ModelSource, Reply, Request,
     TenantId, Tensor, start_thread,
 };
 use std::time::Duration;
@@ -69,6 +69,7 @@ fn identity_source() -> ModelSource {
         name: "identity".to_owned(),
         onnx: identity().into(),
         tokenizer: None,
+        dry_runs: Vec::new(),
     }
 }
 
@@ -83,6 +84,7 @@ async fn answers<D: Device>(device: D) -> Vec<Result<Vec<(String, Tensor)>, Erro
         let request = Request {
             tenant: TenantId(u64::from(n % 4)),
             model,
+            class: Class::Default,
             deadline: Instant::now() + Duration::from_secs(60),
             inputs: vec![("x".to_owned(), Tensor::f32(vec![rows, 3], &values).unwrap())],
         };
@@ -122,6 +124,7 @@ async fn when_the_far_end_is_killed_callers_are_told() {
     let request = Request {
         tenant: TenantId(1),
         model,
+        class: Class::Default,
         deadline: Instant::now() + Duration::from_secs(60),
         inputs: vec![("x".to_owned(), Tensor::f32(vec![1, 3], &[0.0; 3]).unwrap())],
     };

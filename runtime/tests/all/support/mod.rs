@@ -62,6 +62,7 @@ pub(crate) fn named(name: &str) -> ModelSource {
         name: name.to_owned(),
         onnx: std::fs::read(path).unwrap().into(),
         tokenizer: None,
+        dry_runs: Vec::new(),
     }
 }
 
@@ -84,6 +85,7 @@ pub(crate) fn simulated(launch: Duration, per_row: Duration) -> AnyDevice {
         name: "simulated".to_owned(),
         launch,
         per_row,
+        depth: 2,
         memory_bytes: None,
         compute: Compute::Onnx,
         faults: Vec::new(),

@@ -1,6 +1,7 @@
 //! Which models there are: the one writer of the catalogue. What devices are told of it is `changes`' business.
 
 use super::Running;
+use crate::cost::CostCurve;
 use crate::engine::changes::{Answer, Loaded};
 use crate::engine::workers::Workers;
 use crate::engine::{LoadOrder, Order};
@@ -21,6 +22,7 @@ impl Running<'_> {
         match order {
             Order::Load(order) => self.load(workers, order),
             Order::Unload { name, reply } => self.unload(workers, &name, reply),
+            Order::Terms { tenant, terms } => self.scheduler.set_terms(tenant, terms),
         }
     }
 
@@ -52,9 +54,8 @@ impl Running<'_> {
         self.shared
             .catalogue
             .store(Arc::new(catalogue.without(model)));
-        for id in self.scheduler.remove_model(model.id) {
-            self.give_up(id, Error::NotLoaded);
-        }
+        let given_back = self.scheduler.remove_model(model.id);
+        self.give_up_all(given_back, &Error::NotLoaded);
         let model = model.id;
         self.leaving.push(Leaving { model, reply });
         self.see_off(workers);
@@ -76,12 +77,12 @@ impl Running<'_> {
     /// What a device says to the change under way.
     pub(super) fn change(&mut self, workers: &Workers, device: usize, answer: Answer) {
         if let Some(loaded) = self.changes.take_in(workers, device, answer) {
-            self.add_model(loaded);
+            self.add_model(workers, loaded);
         }
     }
 
     /// Every device has the model: from here on it can be asked for.
-    fn add_model(&mut self, loaded: Loaded) {
+    fn add_model(&mut self, workers: &Workers, loaded: Loaded) {
         let Loaded {
             id,
             spec,
@@ -99,7 +100,9 @@ impl Running<'_> {
             rows_max,
             encoder,
         });
-        self.scheduler.add_model(id, rows_max);
+        let curve = CostCurve::of_dry_runs(order.source.dry_runs.iter().copied());
+        let devices = workers.live();
+        self.scheduler.add_model(id, rows_max, devices, &curve);
         self.models.insert(id, Arc::clone(&model));
         let catalogue = self.shared.catalogue.load().with(&model);
         self.shared.catalogue.store(Arc::new(catalogue));

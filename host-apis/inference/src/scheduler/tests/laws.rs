@@ -5,12 +5,21 @@ use super::super::*;
 use crate::plan::DEPTH;
 use crate::seed::cases;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Rows of the models there are at first.
 const ROWS_MAX: [u32; 2] = [8, 1];
+/// Of a tenant, by its number.
+const CLASSES: [Class; 5] = [
+    Class::Default,
+    Class::Flex,
+    Class::Priority,
+    Class::Default,
+    Class::Flex,
+];
 const DEVICES: usize = 3;
 const TENANT_ROWS_MAX: u64 = 30;
+const TENANT_REQUESTS_MAX: u64 = 40;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -76,6 +85,7 @@ enum End {
     Gone,
     /// With its model.
     Unloaded,
+    TooLate,
 }
 
 /// The scheduler, and all that is known of every request from outside.
@@ -90,20 +100,31 @@ struct World {
     left: HashSet<RequestId>,
     flights: Vec<VecDeque<(Ticket, Vec<RequestId>)>>,
     dead: Vec<bool>,
+    /// Since when a device has nothing, if it has nothing.
+    idle_since: Vec<Instant>,
+    /// Asked back, and not answered yet.
+    asked_back: HashSet<Ticket>,
+    /// Those that have been on a device.
     begun: HashSet<RequestId>,
-    last_of: BTreeMap<(TenantId, ModelId), RequestId>,
+    /// Those that are queued.
+    queued: BTreeSet<RequestId>,
 }
 
 impl World {
     fn new(wait_ms: u64) -> Self {
         let limits = Limits {
             wait_max: Duration::from_millis(wait_ms),
-            tenant_rows_max: TENANT_ROWS_MAX,
-            tenant_bytes_max: 1_000,
+            terms: Terms {
+                weight: 1,
+                rows_max: TENANT_ROWS_MAX,
+                bytes_max: 1_000,
+                requests_max: TENANT_REQUESTS_MAX,
+            },
             batch_bytes_max: 60,
+            targets: super::TARGETS,
         };
         let mut world = Self {
-            scheduler: Scheduler::new(limits, DEVICES),
+            scheduler: Scheduler::new(limits, &[DEPTH; DEVICES]),
             now: Instant::now(),
             models: BTreeMap::new(),
             last_model: 0,
@@ -112,8 +133,10 @@ impl World {
             left: HashSet::new(),
             flights: vec![VecDeque::new(); DEVICES],
             dead: vec![false; DEVICES],
+            idle_since: vec![Instant::now(); DEVICES],
+            asked_back: HashSet::new(),
             begun: HashSet::new(),
-            last_of: BTreeMap::new(),
+            queued: BTreeSet::new(),
         };
         for rows_max in ROWS_MAX {
             world.come(rows_max);
@@ -125,7 +148,9 @@ impl World {
         self.last_model += 1;
         let model = ModelId(self.last_model);
         self.models.insert(model, rows_max);
-        self.scheduler.add_model(model, rows_max);
+        let devices = (0..DEVICES).filter(|device| !self.dead[*device]);
+        self.scheduler
+            .add_model(model, rows_max, devices, &CostCurve::default());
     }
 
     /// What waits ends with its model; nothing of it is left but what is on a device.
@@ -158,6 +183,7 @@ impl World {
 
     /// Nothing is answered twice.
     fn end(&mut self, id: RequestId, end: End) {
+        self.queued.remove(&id);
         let before = self.ends.insert(id, end);
         assert_eq!(before, None, "{id:?} ended twice");
     }
@@ -179,13 +205,16 @@ impl World {
                     id: RequestId(self.entries.len() as u64),
                     tenant: TenantId(tenant),
                     model,
+                    class: CLASSES[tenant as usize % CLASSES.len()],
                     shape: [shape].into(),
+                    row_units: 1,
                     rows,
                     bytes: u64::from(rows) * 10,
                     queued_at: self.now,
                     deadline: self.now + Duration::from_millis(lives_ms),
                 };
-                if self.scheduler.push(entry.clone()).is_ok() {
+                if self.scheduler.push(self.now, entry.clone()).is_ok() {
+                    self.queued.insert(entry.id);
                     self.entries.insert(entry.id, entry);
                 }
             }
@@ -218,6 +247,20 @@ impl World {
         let Some((ticket, requests)) = self.flights[device].pop_front() else {
             return;
         };
+        if self.flights[device].is_empty() {
+            self.idle_since[device] = self.now;
+        }
+        if self.asked_back.remove(&ticket) {
+            for id in self.scheduler.cancelled(self.now, device, ticket) {
+                self.end(id, End::Unloaded);
+            }
+            for id in requests {
+                if !self.ends.contains_key(&id) {
+                    self.queued.insert(id);
+                }
+            }
+            return;
+        }
         if !well {
             let failed = self.scheduler.fail(self.now, device, ticket);
             let model = self.entries[&requests[0]].model;
@@ -230,8 +273,9 @@ impl World {
             }
             return;
         }
-        let batch = self.scheduler.finish(self.now, device, ticket, 5_000_000);
-        let batch = batch.expect("the run was in flight");
+        let finished = self.scheduler.finish(self.now, device, ticket, 5_000_000);
+        let Finished { batch, shares } = finished.expect("the run was in flight");
+        assert_eq!(shares.iter().sum::<u64>(), 5_000_000);
         let ids: Vec<RequestId> = batch.entries.iter().map(|entry| entry.id).collect();
         assert_eq!(ids, requests);
         for id in ids {
@@ -276,8 +320,20 @@ impl World {
                 self.end(id, End::Gone);
             }
         }
+        for TooLate { id, needs, left } in self.scheduler.take_too_late() {
+            assert!(needs > left);
+            self.end(id, End::TooLate);
+        }
         match decision {
             Decision::Run(run) => self.check_run(device, run),
+            Decision::Preempt(ticket) => {
+                let (last, requests) = self.flights[device].back().expect("something to ask back");
+                assert_eq!((ticket, self.flights[device].len()), (*last, DEPTH));
+                let is_flex = |id: &RequestId| self.entries[id].class == Class::Flex;
+                assert!(requests.iter().all(is_flex), "gives way to its like");
+                assert!(self.foreground_waits());
+                assert!(self.asked_back.insert(ticket), "asked back twice");
+            }
             Decision::WaitUntil(at) => assert!(at > self.now, "waits for the past"),
             Decision::Idle => {}
         }
@@ -299,10 +355,15 @@ impl World {
             assert!(entry.deadline > self.now, "runs after its deadline");
             assert!(!self.left.contains(&entry.id), "runs for nobody");
             assert!(!self.ends.contains_key(&entry.id), "runs after its end");
-            if self.begun.insert(entry.id) {
-                let last = self.last_of.insert((entry.tenant, entry.model), entry.id);
-                assert!(last < Some(entry.id), "overtakes its own tenant");
-            }
+        }
+        let is_retry = !self.queued.contains(&first.id);
+        if !is_retry {
+            self.check_order(device, &entries);
+        }
+        let entries: Vec<RequestId> = entries.iter().map(|entry| entry.id).collect();
+        for id in entries {
+            self.begun.insert(id);
+            self.queued.remove(&id);
         }
         self.flights[device].push_back((run.ticket, run.requests));
     }
@@ -316,22 +377,64 @@ impl World {
             );
             assert!(self.flights[device].len() <= DEPTH);
         }
-        for (rows, bytes) in self.scheduler.loads.each() {
-            assert!((1..=TENANT_ROWS_MAX).contains(&rows));
-            assert!(bytes <= 1_000);
+        for (_, [rows, bytes, requests]) in self.scheduler.loads.each() {
+            assert!(rows <= TENANT_ROWS_MAX && bytes <= 1_000);
+            assert!((1..=TENANT_REQUESTS_MAX).contains(&requests));
         }
-        let idle = (0..DEVICES).any(|at| !self.dead[at] && self.flights[at].is_empty());
-        if idle {
+        let wait = self.scheduler.limits.wait_max;
+        // What is content with idle capacity also waits for others to come back.
+        let patience = 2 * wait + Duration::from_millis(1);
+        for device in 0..DEVICES {
+            if self.dead[device] || !self.flights[device].is_empty() {
+                continue;
+            }
             assert!(self.scheduler.retries.is_empty(), "idle beside a retry");
+            let foreground_waits = self.foreground_waits();
+            for id in &self.queued {
+                let entry = &self.entries[id];
+                let since = entry.queued_at.max(self.idle_since[device]);
+                let waits = self.now - since;
+                let longest = match entry.class {
+                    Class::Flex if foreground_waits => Duration::MAX,
+                    Class::Flex => patience,
+                    Class::Default | Class::Priority => wait,
+                };
+                assert!(waits <= longest, "idle beside {entry:?} for {waits:?}");
+            }
         }
-        let eligible = |queue: &ModelQueue| {
-            let oldest = queue.oldest();
-            oldest.is_some_and(|at| at + self.scheduler.limits.wait_max <= self.now)
-        };
-        assert!(
-            !(idle && self.scheduler.queues.values().any(eligible)),
-            "idle beside eligible work"
-        );
+    }
+
+    fn foreground_waits(&self) -> bool {
+        let class = |id: &RequestId| self.entries[id].class;
+        self.queued.iter().any(|id| class(id) != Class::Flex)
+    }
+
+    /// Of one tenant, model, class and shape the most urgent goes first; and what is content with idle capacity leads no
+    /// batch while anybody else waits.
+    fn check_order(&self, device: usize, entries: &[&Entry]) {
+        for entry in entries {
+            let before = |id: &&RequestId| {
+                let other = &self.entries[*id];
+                let same = other.flow() == entry.flow()
+                    && other.model == entry.model
+                    && other.shape == entry.shape;
+                same && (other.deadline, other.id) < (entry.deadline, entry.id)
+                    && !entries.iter().any(|taken| taken.id == **id)
+                    && !self.left.contains(*id)
+            };
+            let overtaken = self.queued.iter().find(before);
+            assert_eq!(overtaken, None, "overtaken by {entry:?}");
+        }
+        let flex = entries.iter().all(|entry| entry.class == Class::Flex);
+        let others = self.queued.iter().map(|id| &self.entries[id]);
+        let mut others = others.filter(|entry| entry.class != Class::Flex);
+        let wanted = others.find(|entry| !self.left.contains(&entry.id));
+        // What another device will have done sooner need not keep this one idle.
+        let alone = self.dead.iter().filter(|dead| !**dead).count() == 1;
+        if self.flights[device].is_empty() && !alone {
+            return;
+        }
+        assert!(!flex || wanted.is_none(), "in front of {wanted:?}");
     }
 
     /// Lets everything come to its end.
@@ -353,12 +456,8 @@ impl World {
         assert_eq!(scheduler.next_deadline(), None);
         assert_eq!(scheduler.loads.each().count(), 0);
         assert!(scheduler.retries.is_empty());
-        assert!(
-            scheduler
-                .queues
-                .values()
-                .all(|queue| queue.oldest().is_none())
-        );
+        assert_eq!(scheduler.lanes.in_turn(Tier::Foreground).count(), 0);
+        assert_eq!(scheduler.lanes.in_turn(Tier::Idle).count(), 0);
     }
 }
 
@@ -382,8 +481,12 @@ proptest! {
         rows in prop::collection::vec((1..=8_u32, 1..=8_u32), 60..120),
     ) {
         let mut world = World::new(0);
-        world.scheduler.limits.tenant_rows_max = u64::MAX;
-        world.scheduler.limits.tenant_bytes_max = u64::MAX;
+        world.scheduler.limits.terms = Terms {
+            weight: 1,
+            rows_max: u64::MAX,
+            bytes_max: u64::MAX,
+            requests_max: u64::MAX,
+        };
         world.scheduler.limits.batch_bytes_max = u64::MAX;
         let mut served = [0_u64; 2];
         let mut waiting = [0_usize; 2];
@@ -393,7 +496,9 @@ proptest! {
                     id: RequestId(id + at as u64),
                     tenant: TenantId(at as u64),
                     model: ModelId(1),
+                    class: Class::Default,
                     shape: Shape::default(),
+                    row_units: 1,
                     rows,
                     bytes: 1,
                     queued_at: world.now,
@@ -401,7 +506,7 @@ proptest! {
                 };
                 waiting[at] += 1;
                 world.entries.insert(entry.id, entry.clone());
-                world.scheduler.push(entry).unwrap();
+                world.scheduler.push(world.now, entry).unwrap();
             }
         }
         while waiting.iter().all(|waiting| *waiting > 0) {
@@ -409,13 +514,15 @@ proptest! {
             let Decision::Run(run) = decision else {
                 panic!("a device is idle beside a backlog");
             };
-            for id in run.requests {
-                let entry = &world.entries[&id];
+            for id in &run.requests {
+                let entry = &world.entries[id];
                 let at = usize::from(entry.tenant == TenantId(1));
                 served[at] += u64::from(entry.rows);
                 waiting[at] -= 1;
             }
-            world.scheduler.finish(world.now, 0, run.ticket, 1);
+            let rows: u32 = run.requests.iter().map(|id| world.entries[id].rows).sum();
+            let device_ns = 1_000_000 * u64::from(rows);
+            world.scheduler.finish(world.now, 0, run.ticket, device_ns);
             // Within one run a batch may be topped up with what fits, so the bound is that of two requests.
             prop_assert!(served[0].abs_diff(served[1]) <= 2 * 8, "{:?}", served);
         }

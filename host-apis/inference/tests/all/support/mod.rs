@@ -7,8 +7,8 @@ pub(crate) mod remote;
 pub(crate) mod seed;
 
 use shoal_inference::{
-    Compute, Config, DType, Device, Error, Fault, Inference, Model, ModelSource, ModelSpec, Port,
-    Reply, Request, SimConfig, SimDevice, TenantId, Tensor,
+    Class, Compute, Config, DType, Device, Error, Fault, Inference, Model, ModelSource, ModelSpec,
+    Port, Reply, Request, SimConfig, SimDevice, TenantId, Tensor,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,7 @@ pub(crate) fn sim() -> SimConfig {
         name: "sim".to_owned(),
         launch: 4 * MS,
         per_row: MS,
+        depth: 2,
         memory_bytes: None,
         compute: Compute::Echo(echo_spec()),
         faults: Vec::new(),
@@ -115,6 +116,7 @@ pub(crate) fn source(name: &str) -> ModelSource {
         name: name.to_owned(),
         onnx: Arc::from([]),
         tokenizer: None,
+        dry_runs: Vec::new(),
     }
 }
 
@@ -124,6 +126,7 @@ pub(crate) fn request(model: &Model, tenant: u64, values: &[f32]) -> Request {
     Request {
         tenant: TenantId(tenant),
         model: model.id,
+        class: Class::Default,
         deadline: Instant::now() + Duration::from_secs(60),
         inputs: vec![("x".to_owned(), Tensor::f32(vec![rows, 1], values).unwrap())],
     }
