@@ -5,7 +5,7 @@ use crate::http::Record;
 use crate::sandbox::Function;
 use shoal_host::nn::{BoxFuture, Infer, OpenError, Outcomes};
 use shoal_inference::{
-    Class, EmbedRequest, Error, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, Tensor,
+    EmbedRequest, Error, Inference, Model, ModelId, ModelSpec, NamedTensor, Request, Tensor,
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ impl Host {
         Request {
             tenant: self.function.tenant.id,
             model,
-            class: Class::Default,
+            class: self.function.grants.class,
             deadline: self.deadline,
             inputs,
         }
@@ -99,7 +99,7 @@ impl Infer for Host {
         let request = EmbedRequest {
             tenant: self.function.tenant.id,
             model,
-            class: Class::Default,
+            class: self.function.grants.class,
             deadline: self.deadline,
             texts,
         };

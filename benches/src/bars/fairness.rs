@@ -189,6 +189,7 @@ impl Play {
             if self.order == Order::Fair {
                 let terms = Terms {
                     weight: offer.weight,
+                    priority: false,
                     rows_max: 4_096,
                     bytes_max: 256 << 20,
                     requests_max: 4_096,

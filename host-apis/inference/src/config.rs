@@ -21,8 +21,14 @@ pub struct Config {
     pub tenant_rows_max: u32,
     /// Most queued bytes of one tenant, at least `tensor_bytes_max`.
     pub tenant_bytes_max: u64,
-    /// Most requests of one tenant not yet answered, 1 to 1,048,576; parts of one request count each.
+    /// Most requests of one tenant not yet answered, 1 to 1,048,576; parts of one request count each. A few tenants at this
+    /// limit take all of `requests_max` together: it should be several times as much.
     pub tenant_requests_max: u32,
+    /// Most models and shapes, together, that requests of one tenant and class may wait for at once, 1 to 65,536: each is a
+    /// queue of its own.
+    pub tenant_shapes_max: usize,
+    /// Whether requests of class `priority` are served so of every tenant; else only of those whose terms say so.
+    pub priority_for_all: bool,
     /// Most requests not yet answered, whole node, 1 to 1,048,576.
     pub requests_max: usize,
     /// Most models at once, 1 to 4,096.
@@ -45,7 +51,9 @@ impl Default for Config {
             request_rows_max: 1024,
             tenant_rows_max: 4096,
             tenant_bytes_max: 256 << 20,
-            tenant_requests_max: 4096,
+            tenant_requests_max: 2048,
+            tenant_shapes_max: 64,
+            priority_for_all: false,
             requests_max: 16_384,
             models_max: 256,
             tensor_bytes_max: 64 << 20,
@@ -96,6 +104,12 @@ impl Config {
         between("text_bytes_max", self.text_bytes_max as u64, 1, 64 << 10)?;
         let requests = u64::from(self.tenant_requests_max);
         between("tenant_requests_max", requests, 1, 1 << 20)?;
+        between(
+            "tenant_shapes_max",
+            self.tenant_shapes_max as u64,
+            1,
+            65_536,
+        )?;
         let request_rows_max = u64::from(self.request_rows_max);
         between("request_rows_max", request_rows_max, 1, 1 << 20)?;
         at_least(

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// and one slow run moves the expectation by a quarter.
 const NEWEST: u64 = 4;
 
+/// A run that took more than so many times what was expected counts as if it had taken that.
+const OUTLIER: u64 = 4;
+
 /// Parts of a thousand of the best throughput that a batch may give away to be smaller, and so sooner done.
 const KNEE: u128 = 980;
 /// What the platform needs for a run beside the device, whatever its size: small batches are not free.
@@ -28,8 +31,14 @@ pub(crate) struct CostCurve {
 struct Point {
     units: u64,
     ns: u64,
-    /// From a dry run: the first real one takes its place.
-    is_guess: bool,
+    /// Runs that it was learnt from; 0: a dry run, whose place the first real one takes.
+    runs: u32,
+}
+
+impl Point {
+    fn is_guess(&self) -> bool {
+        self.runs == 0
+    }
 }
 
 impl CostCurve {
@@ -37,42 +46,66 @@ impl CostCurve {
     pub(crate) fn of_dry_runs(runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut curve = Self::default();
         for (units, ns) in runs {
-            curve.note(units, ns, true);
+            curve.place(Point {
+                units: units.max(1),
+                ns,
+                runs: 0,
+            });
         }
         curve
     }
 
     /// Notes how long a run took.
     pub(crate) fn observe(&mut self, units: u64, ns: u64) {
-        self.note(units, ns, false);
+        let units = units.max(1);
+        let seen = self
+            .points
+            .iter()
+            .find(|point| bucket(point.units) == bucket(units) && !point.is_guess());
+        let new = match seen {
+            Some(point) => Point {
+                units: average(point.units, units),
+                ns: average_ns(point.ns, ns),
+                runs: point.runs.saturating_add(1),
+            },
+            None => Point {
+                units,
+                ns: ns.min(self.longest_likely(units)),
+                runs: 1,
+            },
+        };
+        self.place(new);
+        self.scale_guesses(new);
     }
 
-    fn note(&mut self, units: u64, ns: u64, is_guess: bool) {
-        let units = units.max(1);
-        let new = Point {
-            units,
-            ns,
-            is_guess,
+    /// A first run of its size may be a cold one: at most so long, by what smaller ones took.
+    fn longest_likely(&self, units: u64) -> u64 {
+        let smaller = self.points.iter().rev();
+        let Some(smaller) = smaller
+            .filter(|point| !point.is_guess())
+            .find(|point| point.units <= units)
+        else {
+            return u64::MAX;
         };
+        let ns = u128::from(smaller.ns) * u128::from(units) / u128::from(smaller.units);
+        u64::try_from(ns * u128::from(OUTLIER)).unwrap_or(u64::MAX)
+    }
+
+    /// In the place of the one of its bucket, if there is one.
+    fn place(&mut self, new: Point) {
+        let bucket_of = |point: &Point| bucket(point.units);
         let at = self
             .points
-            .partition_point(|point| bucket(point.units) < bucket(units));
+            .partition_point(|point| bucket_of(point) < bucket_of(&new));
         match self.points.get_mut(at) {
-            Some(point) if bucket(point.units) == bucket(units) && !point.is_guess => {
-                point.units = average(point.units, units);
-                point.ns = average(point.ns, ns);
-            }
-            Some(point) if bucket(point.units) == bucket(units) => *point = new,
+            Some(point) if bucket(point.units) == bucket(new.units) => *point = new,
             Some(_) | None => self.points.insert(at, new),
-        }
-        if !is_guess {
-            self.scale_guesses(new);
         }
     }
 
     /// The dry run was on another machine, or another engine: what was really seen says by how much it is off.
     fn scale_guesses(&mut self, seen: Point) {
-        if self.points.iter().all(|point| !point.is_guess) {
+        if self.points.iter().all(|point| !point.is_guess()) {
             return;
         }
         let guesses = Self {
@@ -80,13 +113,13 @@ impl CostCurve {
                 .points
                 .iter()
                 .copied()
-                .filter(|point| point.is_guess)
+                .filter(|point| point.is_guess())
                 .collect(),
         };
         let Some(guessed) = guesses.expect_ns(seen.units) else {
             return;
         };
-        for point in self.points.iter_mut().filter(|point| point.is_guess) {
+        for point in self.points.iter_mut().filter(|point| point.is_guess()) {
             let ns = u128::from(point.ns) * u128::from(seen.ns) / u128::from(guessed.max(1));
             point.ns = u64::try_from(ns).unwrap_or(u64::MAX);
         }
@@ -119,13 +152,11 @@ impl CostCurve {
         ))
     }
 
-    /// How long a run of about so many units took, if there has been one.
-    pub(crate) fn seen_ns(&self, units: u64) -> Option<u64> {
-        let alike = |point: &Point| bucket(point.units) == bucket(units) && !point.is_guess;
-        self.points
-            .iter()
-            .any(alike)
-            .then(|| self.expect_ns(units))?
+    /// How long a run of about so many units took, if there have been so many of them.
+    pub(crate) fn seen_ns(&self, units: u64, runs: u32) -> Option<u64> {
+        let alike = |point: &Point| bucket(point.units) == bucket(units) && point.runs >= runs;
+        let is_known = self.points.iter().any(alike);
+        is_known.then(|| self.expect_ns(units))?
     }
 
     /// Device time saved by running `first` and `second` units at once instead of one after the other, as long as it may take
@@ -143,20 +174,23 @@ impl CostCurve {
     /// within 20 % if a run of them else takes longer than `run_max`. Each row has `row_units` units.
     pub(crate) fn rows_best(&self, rows_max: u32, row_units: u64, run_max: Duration) -> u32 {
         let ns = |rows: u32| {
-            let ns = self.expect_ns(row_units.saturating_mul(u64::from(rows)))?;
-            Some(ns.saturating_add(OVERHEAD_NS))
+            let ns = self.expect_ns(row_units.saturating_mul(u64::from(rows)));
+            ns.unwrap_or(0).saturating_add(OVERHEAD_NS)
         };
-        let Some(ns_of_all) = ns(rows_max) else {
+        if self.points.is_empty() {
             return rows_max;
-        };
-        // Throughput of `rows` against that of all of them, in parts of a thousand.
-        let throughput = |rows: u32| {
-            let ns = ns(rows).unwrap_or(ns_of_all).max(1);
-            1_000 * u128::from(rows) * u128::from(ns_of_all.max(1))
-                / (u128::from(rows_max) * u128::from(ns))
-        };
-        let fewest = |reached: &dyn Fn(u32) -> bool| {
-            let (mut low, mut high) = (1, rows_max);
+        }
+        // The best is at one of the points or at the end: between them the curve is straight.
+        let rows_at = |point: &Point| u32::try_from(point.units / row_units.max(1)).ok();
+        let sizes = self.points.iter().filter_map(rows_at);
+        let sizes = sizes
+            .filter(|rows| (1..rows_max).contains(rows))
+            .chain([rows_max]);
+        let rate = |rows: u32| (u128::from(rows) << 64) / u128::from(ns(rows));
+        let best = sizes.max_by_key(|rows| rate(*rows)).unwrap_or(rows_max);
+        let of_best = |rows: u32| 1_000 * rate(rows) / rate(best).max(1);
+        let fewest = |most: u32, reached: &dyn Fn(u32) -> bool| {
+            let (mut low, mut high) = (1, most);
             while low < high {
                 let middle = low + (high - low) / 2;
                 if reached(middle) {
@@ -167,20 +201,19 @@ impl CostCurve {
             }
             low
         };
-        // All rows that take no longer than so many.
-        let as_long_as = |limit: u64| {
-            let longer = fewest(&|rows| ns(rows).is_some_and(|ns| ns > limit));
-            let is_longer = ns(longer).is_some_and(|ns| ns > limit);
-            longer - u32::from(is_longer)
+        // So many, and all that take no longer.
+        let at_least = |rows: u32, limit: u64| {
+            let longer = fewest(rows_max, &|rows| ns(rows) > limit);
+            let as_long = longer - u32::from(ns(longer) > limit);
+            as_long.max(rows)
         };
-        let ns_of = |rows: u32| ns(rows).unwrap_or(ns_of_all);
-        let knee_ns = ns_of(fewest(&|rows| throughput(rows) >= KNEE));
+        let knee = fewest(best, &|rows| of_best(rows) >= KNEE);
         let run_max_ns = u64::try_from(run_max.as_nanos()).unwrap_or(u64::MAX);
-        if knee_ns <= run_max_ns {
-            return as_long_as(knee_ns);
+        if ns(knee) <= run_max_ns {
+            return at_least(knee, ns(knee));
         }
-        let least_ns = ns_of(fewest(&|rows| throughput(rows) >= KNEE_OF_A_TARGET));
-        as_long_as(run_max_ns.max(least_ns).min(knee_ns))
+        let least = fewest(best, &|rows| of_best(rows) >= KNEE_OF_A_TARGET);
+        at_least(least, run_max_ns.max(ns(least)).min(ns(knee)))
     }
 }
 
@@ -189,6 +222,14 @@ fn on_line(low: Point, rise: u64, run: u64, beyond: u64) -> u64 {
     let more = u128::from(rise) * u128::from(beyond) / u128::from(run);
     low.ns
         .saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+}
+
+/// A run that was held up says little, and one of less than half the time says that the others were.
+fn average_ns(mean: u64, newest: u64) -> u64 {
+    if newest < mean / 2 {
+        return newest;
+    }
+    average(mean, newest.min(mean.max(1).saturating_mul(OUTLIER)))
 }
 
 fn average(mean: u64, newest: u64) -> u64 {
@@ -241,8 +282,65 @@ mod tests {
         curve.observe(1, 1_000);
         curve.observe(1, 2_000);
         assert_eq!(curve.expect_ns(1), Some(1_250));
-        curve.observe(1, 0);
-        assert_eq!(curve.expect_ns(1), Some(938));
+        curve.observe(1, 650);
+        assert_eq!(curve.expect_ns(1), Some(1_100));
+    }
+
+    #[test]
+    fn one_run_that_was_held_up_changes_little_and_is_soon_forgotten() {
+        let mut curve = accelerator();
+        for _ in 0..3 {
+            curve.observe(32, 2_640_000);
+        }
+        // Ten seconds count as four times what was expected.
+        curve.observe(32, 10_000_000_000);
+        assert_eq!(curve.expect_ns(32), Some(4_620_000));
+        assert_eq!(curve.rows_best(32, 1, Duration::MAX), 32);
+        for _ in 0..10 {
+            curve.observe(32, 10_000_000_000);
+        }
+        curve.observe(32, 2_640_000);
+        assert_eq!(curve.expect_ns(32), Some(2_640_000));
+    }
+
+    /// Whatever the first large run took, large runs come back: each that is tried is twice the size before.
+    #[test]
+    fn a_first_run_that_was_cold_does_not_make_batches_small_for_ever() {
+        let us = |rows: u64| 2_000 + 20 * rows;
+        for cold_ms in [20, 200, 10_000] {
+            let mut curve = CostCurve::default();
+            for _ in 0..10 {
+                curve.observe(10, us(10) * 1_000);
+            }
+            curve.observe(64, cold_ms * 1_000_000);
+            for _ in 0..20 {
+                let best = curve.rows_best(64, 1, Duration::MAX);
+                let tried = u64::from((2 * best).min(64));
+                curve.observe(tried, us(tried) * 1_000);
+            }
+            assert!(curve.rows_best(64, 1, Duration::MAX) > 60, "{cold_ms} ms");
+        }
+    }
+
+    /// Noise may make a larger run look shorter than a smaller one; the answer is still a size.
+    #[test]
+    fn a_curve_that_does_not_rise_has_an_answer_too() {
+        for costs in [
+            [5, 4, 3, 2],
+            [2, 5, 1, 4],
+            [9, 1, 9, 1],
+            [1, 1, 1, 1],
+            [3, 9, 2, 2],
+        ] {
+            let mut curve = CostCurve::default();
+            for (rows, ms) in [1, 4, 16, 64].into_iter().zip(costs) {
+                curve.observe(rows, ms * 1_000_000);
+            }
+            for ms in [1, 3, 10_000] {
+                let rows = curve.rows_best(64, 1, Duration::from_millis(ms));
+                assert!((1..=64).contains(&rows), "{costs:?} within {ms} ms: {rows}");
+            }
+        }
     }
 
     #[test]

@@ -55,8 +55,12 @@ impl Shared {
         update(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(crate) fn refuse(&self, limit: &'static str, max: u64) -> Error {
+    pub(crate) fn note_refusal(&self, limit: &'static str) {
         self.count(|stats| *stats.refused.entry(limit).or_default() += 1);
+    }
+
+    pub(crate) fn refuse(&self, limit: &'static str, max: u64) -> Error {
+        self.note_refusal(limit);
         Error::QueueFull {
             limit,
             max,
@@ -237,7 +241,7 @@ impl Inference {
         Ok((submission, answer))
     }
 
-    /// What holds for this tenant from now on; `None`: weight 1, and the limits of the configuration. Requests that are
+    /// What holds for this tenant from now on; `None`: weight 1, and the rest as the configuration has it. Requests that are
     /// queued keep their class; their turns come by the new weight.
     ///
     /// # Errors
@@ -275,8 +279,7 @@ impl Inference {
 
     /// Counts a refusal.
     pub(crate) fn refused(&self, limit: &'static str) {
-        self.shared
-            .count(|stats| *stats.refused.entry(limit).or_default() += 1);
+        self.shared.note_refusal(limit);
     }
 
     fn check(&self, model: ModelId, given: Vec<NamedTensor>) -> Result<Inputs, Error> {

@@ -50,6 +50,8 @@ impl Class {
 pub struct Terms {
     /// Device time it gets beside others that wait too, in proportion; 0 to 1,000. 0: what is idle, see [`Class::Flex`].
     pub weight: u32,
+    /// Whether requests that ask for [`Class::Priority`] are served so; else as [`Class::Default`].
+    pub priority: bool,
     /// Most queued rows.
     pub rows_max: u64,
     /// Most queued bytes.
@@ -87,7 +89,7 @@ pub struct Reply {
 /// parts together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The class it was served in: who weighs nothing is served as `Flex`.
+    /// The class it was served in: who weighs nothing is served as `Flex`, and who may not use `Priority` as `Default`.
     pub class: Class,
     /// From submission until its batch was handed to the device; of parts, until the last was.
     pub queue: Duration,

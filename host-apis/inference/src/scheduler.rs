@@ -91,6 +91,8 @@ pub(crate) struct Limits {
     pub(crate) wait_max: Duration,
     /// Of a tenant without terms of its own.
     pub(crate) terms: Terms,
+    /// Models and shapes, together, that one tenant's requests of a class may wait for at once.
+    pub(crate) tenant_shapes_max: usize,
     pub(crate) batch_bytes_max: u64,
     pub(crate) targets: Targets,
 }
@@ -258,6 +260,11 @@ impl Scheduler {
         self.loads.set_terms(tenant, terms);
     }
 
+    /// Most rows of a request of this tenant: more could never be queued.
+    pub(crate) fn rows_max_of(&self, tenant: TenantId) -> u64 {
+        self.loads.rows_max(tenant, &self.limits)
+    }
+
     /// Whether requests of this model can be queued.
     pub(crate) fn has_model(&self, model: ModelId) -> bool {
         self.models.contains_key(&model)
@@ -279,8 +286,13 @@ impl Scheduler {
             (1..=state.rows_max).contains(&entry.rows),
             "a request fits in a batch"
         );
+        entry.class = self.loads.class(entry.tenant, entry.class, &self.limits);
+        let max = self.limits.tenant_shapes_max;
+        if self.lanes.lanes_with(&entry) > max {
+            let (limit, max) = ("tenant_shapes_max", max as u64);
+            return Err(QueueFull { limit, max });
+        }
         self.loads.admit(&entry, &self.limits)?;
-        entry.class = self.loads.class(entry.tenant, entry.class);
         let tier = Tier::of(entry.class);
         state
             .echo(tier)
@@ -308,10 +320,11 @@ impl Scheduler {
                 .preempt(device)
                 .map_or(Decision::Idle, Decision::Preempt);
         }
-        if let Some(run) = self.next_retry(now, device, gone) {
-            return Decision::Run(run);
-        }
         loop {
+            // Again after each batch of which nobody was left: it may have been what a retry gave way to.
+            if let Some(run) = self.next_retry(now, device, gone) {
+                return Decision::Run(run);
+            }
             let choice = match self.pick(now, device) {
                 Pick::Now(choice) => choice,
                 Pick::At(at) => return Decision::WaitUntil(at),
@@ -331,9 +344,7 @@ impl Scheduler {
 
     /// What is content with idle capacity makes room for what is not, as long as it has not begun.
     fn preempt(&mut self, device: usize) -> Option<Ticket> {
-        let slots = &self.devices[device];
-        let waits = |(_, lane): (LaneId, &lanes::Lane)| slots.has_model(lane.model);
-        if !self.lanes.in_turn(Tier::Foreground).any(waits) {
+        if !self.foreground_waits(device) {
             return None;
         }
         let batch = self.devices[device].preemptible()?;
@@ -355,7 +366,11 @@ impl Scheduler {
                 elsewhere.push_back(retry);
                 continue;
             }
-            let entries = self.still_wanted(retry.entries, now, gone);
+            if self.gives_way(device, &retry) {
+                elsewhere.push_back(retry);
+                continue;
+            }
+            let entries = self.still_wanted(retry.entries, retry.debt_ns, now, gone);
             let Some(first) = entries.first() else {
                 continue;
             };
@@ -390,15 +405,12 @@ impl Scheduler {
         let slots = &mut self.devices[device];
         let batch = slots.remove(now, ticket)?;
         let rows = batch.rows();
-        // A device that claims more time than has passed is not believed: requests would be refused for it.
+        // A device that claims more time than has passed is billed as it says, and not believed: requests would be refused for
+        // it, and turns lost.
         let began = batch.began.unwrap_or(batch.handed_at);
         let passed = now.saturating_duration_since(began) + CLOCK_GRAIN;
-        slots.observe(
-            now,
-            batch.model,
-            batch.units(),
-            device_ns.min(nanos(passed)),
-        );
+        let believed_ns = device_ns.min(nanos(passed));
+        slots.observe(now, batch.model, batch.units(), believed_ns);
         let row_ns = device_ns / u64::from(rows.max(1));
         self.row_ns = Some(
             self.row_ns
@@ -410,8 +422,9 @@ impl Scheduler {
         if mutant::is(Mutant::Rounds) {
             shares[0] += 1;
         }
+        let costs = share::split(believed_ns, &weights);
         let mut answered = [0; 2];
-        for ((entry, charged), share) in batch.entries.iter().zip(&batch.charges).zip(&shares) {
+        for ((entry, charged), share) in batch.entries.iter().zip(&batch.charges).zip(&costs) {
             self.settle_charge(entry, *charged, *share);
             self.answered(entry);
             match Tier::of(entry.class) {
@@ -477,7 +490,7 @@ impl Scheduler {
         if !self.has_model(batch.model) {
             return self.give_back(batch.entries);
         }
-        if batch.suspect != Suspect::No {
+        if batch.suspect != Suspect::No || batch.debt_ns > 0 {
             self.retries.push_front(Retry {
                 entries: batch.entries,
                 suspect: batch.suspect,
@@ -600,7 +613,7 @@ impl Scheduler {
         gone: &mut impl FnMut(RequestId) -> bool,
     ) -> (Vec<Entry>, Vec<u64>) {
         let Choice { lane, tier, rows } = choice;
-        self.lanes.turn(lane, tier, self.last_ticket + 1, now);
+        self.lanes.ran(lane, self.last_ticket + 1, now);
         let mut taken = (Vec::new(), Vec::new());
         let mut room = Room {
             rows,
@@ -608,6 +621,7 @@ impl Scheduler {
         };
         let row_ns = |scheduler: &Self, first: &Entry| scheduler.row_ns_of(device, first, rows);
         for (nth, tier) in tier.with_what_fills_it().iter().enumerate() {
+            self.lanes.turn(lane, *tier);
             // What fills up a batch does not lead one: whoever else waits goes first.
             while room.rows > 0 && (nth == 0 || !taken.0.is_empty()) {
                 let alone = Room {
@@ -656,10 +670,15 @@ impl Scheduler {
         if mutant::is(Mutant::Late) {
             return None;
         }
-        let slots = &self.devices[device];
-        let run = Duration::from_nanos(slots.know_ns(now, entry.model, entry.units())?);
-        let begins = slots.free_at(now).unwrap_or(now);
-        let needs = begins.saturating_duration_since(now) + run;
+        let needs = |slots: &DeviceSlots| {
+            let run = slots.know_ns(now, entry.model, entry.units())?;
+            let begins = slots.free_at(now).unwrap_or(now);
+            Some(begins.saturating_duration_since(now) + Duration::from_nanos(run))
+        };
+        let here = needs(&self.devices[device])?;
+        // Another may be sooner; then it is tried.
+        let devices = self.devices.iter();
+        let needs = devices.filter_map(needs).min().unwrap_or(here);
         let left = entry.deadline.saturating_duration_since(now);
         (needs > left).then_some(TooLate {
             id: entry.id,
@@ -702,18 +721,37 @@ impl Scheduler {
         }
     }
 
-    /// What is left of a failed batch after those whose deadline has passed or whose caller has left.
+    /// Whether this is content with idle capacity, and somebody else waits for the device.
+    fn gives_way(&self, device: usize, retry: &Retry) -> bool {
+        let is_flex = |entry: &Entry| Tier::of(entry.class) == Tier::Idle;
+        retry.entries.iter().all(is_flex) && self.foreground_waits(device)
+    }
+
+    fn foreground_waits(&self, device: usize) -> bool {
+        let slots = &self.devices[device];
+        let mut lanes = self.lanes.in_turn(Tier::Foreground);
+        lanes.any(|(_, lane)| slots.has_model(lane.model))
+    }
+
+    /// What is left of a failed batch after those whose deadline has passed or whose caller has left. Who leaves pays for its
+    /// part of the runs that failed: else leaving would be a way to have them for nothing.
     fn still_wanted(
         &mut self,
         entries: Vec<Entry>,
+        debt_ns: u64,
         now: Instant,
         gone: &mut impl FnMut(RequestId) -> bool,
     ) -> Vec<Entry> {
         let (wanted, left): (Vec<Entry>, Vec<Entry>) = entries
             .into_iter()
             .partition(|entry| entry.deadline > now && !gone(entry.id));
+        let rows = u128::from(rows_of(&wanted) + rows_of(&left));
         for entry in &left {
             self.answered(entry);
+            let part = u128::from(debt_ns) * u128::from(entry.rows) / rows;
+            let part = u64::try_from(part).unwrap_or(u64::MAX);
+            let cost = self.loads.cost(entry.flow(), part);
+            self.lanes.charge(entry.flow(), cost);
         }
         wanted
     }

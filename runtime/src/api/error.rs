@@ -68,6 +68,8 @@ fn control(error: &ControlError) -> ErrorShape {
         ControlError::Exists { .. } => wrong(StatusCode::CONFLICT, "already_exists", Some("name")),
         ControlError::EgressLimit { .. } => bad("egress_limit", "egress"),
         ControlError::ReuseLimit { .. } => bad("reuse_limit", "reuse"),
+        ControlError::ProjectLimit { what, .. } => bad("invalid_limit", what),
+        ControlError::NoPriority => wrong(StatusCode::FORBIDDEN, "no_priority", Some("class")),
         ControlError::CanaryAlone => bad("canary_alone", "canary"),
         ControlError::UnknownModel(_) => bad("model_not_found", "models"),
         ControlError::ModelInUse { .. } => wrong(StatusCode::CONFLICT, "model_in_use", None),

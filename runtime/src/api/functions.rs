@@ -9,6 +9,7 @@ use crate::tenancy::Caller;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use shoal_inference::Class;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use utoipa::{IntoParams, ToSchema};
@@ -81,6 +82,8 @@ pub(super) struct Version {
     public: bool,
     /// Calls that one sandbox may serve, one after the other. Without it each call has a fresh one.
     reuse: Option<u32>,
+    /// How urgent its model calls are: `priority`, `default` or `flex`.
+    class: &'static str,
     /// Unix seconds.
     created_at: u64,
     /// Id of the key that deployed it.
@@ -119,9 +122,24 @@ pub(super) struct DeployParameters {
     /// has a fresh one.
     #[param(minimum = 1)]
     reuse: Option<u32>,
+    /// How urgent its model calls are: `priority` (where the project's limits allow it), `default` or `flex`, which runs when
+    /// devices are idle.
+    #[serde(default)]
+    #[param(inline)]
+    class: ServiceClass,
     /// Percent of the calls that it gets beside the live version, on trial. Default: it is live, and gets all.
     #[param(minimum = 1, maximum = 99)]
     canary: Option<u8>,
+}
+
+/// As a word of a query.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ServiceClass {
+    Priority,
+    #[default]
+    Default,
+    Flex,
 }
 
 /// What to give the version on trial.
@@ -160,6 +178,11 @@ impl DeployParameters {
             egress: hosts.map_err(invalid)?,
             public: self.public,
             reuse: self.reuse.map(reuse).transpose()?,
+            class: match self.class {
+                ServiceClass::Priority => Class::Priority,
+                ServiceClass::Default => Class::Default,
+                ServiceClass::Flex => Class::Flex,
+            },
         })
     }
 }
@@ -263,6 +286,7 @@ impl From<VersionRow> for Version {
             egress: row.grants.egress.into_iter().map(String::from).collect(),
             public: row.grants.public,
             reuse: row.grants.reuse.map(NonZeroU32::get),
+            class: row.grants.class.name(),
             created_at: row.created_at,
             created_by: row.created_by.map(|key| key.to_string()),
         }

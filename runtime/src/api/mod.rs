@@ -8,6 +8,7 @@ mod admin_keys;
 mod error;
 mod extract;
 mod functions;
+mod limits;
 mod logs;
 mod models;
 mod node;
@@ -134,6 +135,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(models::show, models::add, models::remove))
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::show))
+        .routes(routes!(limits::show, limits::set))
         .routes(routes!(project_keys::list))
         .routes(routes!(project_keys::show, project_keys::revoke))
         .routes(routes!(project_keys::create))

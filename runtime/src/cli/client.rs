@@ -121,6 +121,11 @@ impl Client {
         self.call(Method::POST, path, body.into()).await
     }
 
+    pub(super) async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = serde_json::to_vec(body)?;
+        self.call(Method::PUT, path, body.into()).await
+    }
+
     /// One command; its answer in JSON.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use crate::egress::HostRule;
 use anyhow::{Context as _, ensure};
 use http::Method;
 use serde_json::Value;
+use shoal_inference::Class;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,10 @@ pub(super) struct Deploy {
     /// Default: the project's, or a fresh one for each
     #[arg(long, value_name = "CALLS")]
     reuse: Option<NonZeroU32>,
+    /// How urgent its model calls are: priority (where the project's limits allow it), default, or flex, which runs when
+    /// devices are idle. Default: the project's
+    #[arg(long, value_name = "CLASS", value_parser = class)]
+    class: Option<Class>,
     /// Put it on trial beside the live version, with so many percent of the calls; taken away by itself if it fails
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     canary: Option<u8>,
@@ -50,6 +55,7 @@ pub(super) struct Version {
     pub(super) egress: Vec<HostRule>,
     pub(super) public: bool,
     pub(super) reuse: Option<NonZeroU32>,
+    pub(super) class: Class,
     pub(super) component: PathBuf,
 }
 
@@ -96,6 +102,7 @@ impl Deploy {
         }
         version.public |= self.public;
         version.reuse = self.reuse.or(version.reuse);
+        version.class = self.class.unwrap_or(version.class);
         Ok(version)
     }
 }
@@ -114,6 +121,7 @@ impl Version {
             egress: manifest.egress,
             public: manifest.public,
             reuse: manifest.reuse,
+            class: manifest.class,
             component,
         })
     }
@@ -126,6 +134,7 @@ impl Version {
             egress: Vec::new(),
             public: false,
             reuse: None,
+            class: Class::Default,
             component: file.to_owned(),
         }
     }
@@ -149,15 +158,24 @@ impl Version {
             .reuse
             .map_or_else(String::new, |calls| format!("&reuse={calls}"));
         let path = format!(
-            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}{reuse}{canary}",
+            "/api/v1/projects/{project}/functions/{}/versions?models={}&egress={}&public={}&class={}{reuse}{canary}",
             self.name,
             self.models.join(","),
             hosts.join(","),
-            self.public
+            self.public,
+            self.class.name()
         );
         let wasm = wasm.into();
         client
             .upload(Method::POST, &path, "application/wasm", wasm, "compiling")
             .await
     }
+}
+
+/// A class by its name.
+fn class(name: &str) -> Result<Class, String> {
+    [Class::Priority, Class::Default, Class::Flex]
+        .into_iter()
+        .find(|class| class.name() == name)
+        .ok_or_else(|| "must be priority, default or flex".to_owned())
 }

@@ -86,6 +86,8 @@ impl Dev {
     fn parts(&self, listener: TcpListener) -> anyhow::Result<Parts> {
         let mut config = Config::read("", |name| std::env::var(name).ok())?;
         config.guests_max = config.guests_max.min(GUESTS_MAX);
+        // Its one project is the developer's own.
+        config.inference.priority_for_all = true;
         Ok(Parts {
             config,
             listeners: Listeners::one(listener),

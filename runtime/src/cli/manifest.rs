@@ -3,6 +3,7 @@
 use crate::egress::HostRule;
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
+use shoal_inference::Class;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub(super) struct Manifest {
     pub(super) public: bool,
     /// Calls that one sandbox may serve.
     pub(super) reuse: Option<NonZeroU32>,
+    /// How urgent its model calls are.
+    pub(super) class: Class,
     pub(super) recipe: Recipe,
 }
 
@@ -50,6 +53,8 @@ struct Ours {
     #[serde(default)]
     public: bool,
     reuse: Option<NonZeroU32>,
+    #[serde(default)]
+    class: Class,
     build: Option<String>,
     component: Option<PathBuf>,
 }
@@ -134,6 +139,7 @@ fn ours(text: &str) -> anyhow::Result<Manifest> {
         egress: ours.egress,
         public: ours.public,
         reuse: ours.reuse,
+        class: ours.class,
         recipe,
     })
 }
@@ -167,6 +173,7 @@ fn spins(text: &str) -> anyhow::Result<Manifest> {
         egress,
         public: false,
         reuse: None,
+        class: Class::Default,
         recipe: Recipe::Command {
             command,
             folder,
@@ -207,6 +214,7 @@ mod tests {
             egress: Vec::new(),
             public: false,
             reuse: None,
+            class: Class::Default,
             recipe: Recipe::Cargo,
         };
         assert_eq!(manifest, expected);

@@ -10,6 +10,7 @@ mod dev;
 mod doctor;
 mod functions;
 mod invoke;
+mod limits;
 mod login;
 mod logs;
 mod manifest;
@@ -67,6 +68,8 @@ enum Command {
     Projects(projects::Projects),
     /// Create, list and revoke keys
     Keys(projects::Keys),
+    /// Show what a project may use of the node's devices, or change it
+    Limits(limits::Limits),
     /// Print every route of a node and the key it asks for
     Routes(routes::Routes),
     /// Say what this machine can do, what is missing and what each absence costs
@@ -97,6 +100,7 @@ impl Arguments {
             Command::Models(models) => models.run(),
             Command::Projects(projects) => projects.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Limits(limits) => limits.run(),
             Command::Routes(routes) => routes.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Compile(compile) => compile.run(),

@@ -95,9 +95,11 @@ impl Config {
                 text.push_str(&format!("#{line}\n"));
             }
             let value = with_unit(key.name, (key.show)(&defaults));
-            let value = match value.parse::<u64>() {
-                Ok(number) => number.to_string(),
-                Err(_) => format!("\"{value}\""),
+            let is_bare = value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok();
+            let value = if is_bare {
+                value
+            } else {
+                format!("\"{value}\"")
             };
             text.push_str(&format!("#{name} = {value}\n"));
         }

@@ -99,6 +99,8 @@ const INFERENCE_KEYS: &[Key] = &[
     key!("inference.tenant_rows_max", [" Queued rows of one tenant, and of one request."], inference.tenant_rows_max: u32, ..),
     key!("inference.tenant_bytes_max", [" Queued bytes of one tenant."], inference.tenant_bytes_max: u64, ..),
     key!("inference.tenant_requests_max", [" Requests of one tenant not yet answered; the parts of one count each."], inference.tenant_requests_max: u32, ..),
+    key!("inference.tenant_shapes_max", [" Models and shapes of inputs, together, that requests of one tenant may wait for at once."], inference.tenant_shapes_max: usize, ..),
+    key!("inference.priority_for_all", [" Whether the functions of every project may use the class priority; else only of those whose limits say so."], inference.priority_for_all: bool, ..),
     key!("inference.requests_max", [" Requests not yet answered, whole node."], inference.requests_max: usize, ..),
     key!("inference.tensor_bytes_max", [" Bytes of one tensor, and of the inputs of one batch."], inference.tensor_bytes_max: u64, ..),
     key!("inference.texts_max", [" Texts of one request for vectors."], inference.texts_max: usize, ..),

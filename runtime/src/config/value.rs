@@ -134,6 +134,18 @@ impl Setting for u32 {
     }
 }
 
+impl Setting for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for Duration {
     const EXPECTED: &'static str = "a time with its unit, like 500ms, 10s or 2m";
 

@@ -92,9 +92,7 @@ async fn put(control: &Control, row: Row) {
     match kind {
         Kind::Project => {
             if let Some(project) = decode::<ProjectRow>(&row) {
-                control
-                    .directory
-                    .put_project(name, project.tenant, project.created_at);
+                put_project(control, name, project).await;
             }
         }
         Kind::Key => {
@@ -115,6 +113,18 @@ async fn put(control: &Control, row: Row) {
         }
         // Read when somebody asks for them.
         Kind::Version => {}
+    }
+}
+
+async fn put_project(control: &Control, name: &str, row: ProjectRow) {
+    let (tenant, directory) = (row.tenant, &control.directory);
+    directory.put_project(name, tenant, row.created_at);
+    if !directory.put_limits(tenant, row.limits) {
+        return;
+    }
+    let terms = row.limits.terms(&control.config.inference);
+    if let Err(error) = control.inference.set_terms(tenant, Some(terms)).await {
+        tracing::error!(name, %error, "a project's limits are not applied");
     }
 }
 

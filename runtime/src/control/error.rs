@@ -61,6 +61,17 @@ pub(crate) enum ControlError {
     /// More calls than one sandbox may serve.
     #[error("reuse: a sandbox can serve at most {limit} calls (function_reuse_max)")]
     ReuseLimit { limit: u32 },
+    /// A limit of a project out of its range.
+    #[error("{what} must be {} to {}", range.start(), range.end())]
+    ProjectLimit {
+        what: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    },
+    /// A class that the project has no right to.
+    #[error(
+        "class: the functions of this project may not use priority: its operator can allow it (shoal limits --priority true)"
+    )]
+    NoPriority,
     /// A canary without a live version.
     #[error("canary: function has no live version that it could run beside: deploy without it")]
     CanaryAlone,

@@ -10,7 +10,7 @@ use crate::tenancy::{KeyId, Project};
 use crate::wall_clock::unix_seconds;
 use anyhow::Context as _;
 use bytes::Bytes;
-use shoal_inference::TenantId;
+use shoal_inference::{Class, TenantId};
 use std::sync::Arc;
 
 /// What to deploy.
@@ -46,7 +46,7 @@ impl Control {
             by,
         } = deploy;
         check_name("function", &function)?;
-        self.check_grants(&grants)?;
+        self.check_grants(project.tenant.id, &grants)?;
         let tenant = project.tenant.id;
         // Asked again when it is this deploy's turn; here it saves a compile.
         let before = self.read_function(tenant, &function).await?;
@@ -234,10 +234,16 @@ impl Control {
         Ok(row.and_then(|row| Some((row.revision, decode(&row)?))))
     }
 
-    fn check_grants(&self, grants: &Grants) -> Result<(), ControlError> {
+    fn check_grants(&self, tenant: TenantId, grants: &Grants) -> Result<(), ControlError> {
         let limit = self.config.function_egress_hosts_max;
         if grants.egress.len() > limit {
             return Err(ControlError::EgressLimit { limit });
+        }
+        if grants.class == Class::Priority {
+            let limits = self.directory.limits(tenant);
+            if !limits.terms(&self.config.inference).priority {
+                return Err(ControlError::NoPriority);
+            }
         }
         let limit = self.config.function_reuse_max;
         if grants.reuse.is_some_and(|calls| calls.get() > limit) {

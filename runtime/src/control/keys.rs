@@ -1,14 +1,19 @@
 //! Commands on projects and keys.
 
 use super::error::Thing;
-use super::rows::{KeyRow, ProjectRow, encode, key_key, project_key};
+use super::rows::{KeyRow, ProjectRow, decode, encode, key_key, project_key};
 use super::{Control, ControlError};
 use crate::sandbox::check_name;
-use crate::store::{Check, OPERATOR, Op};
-use crate::tenancy::{ApiKey, KeyId, KnownKey, Project, fill_random};
+use crate::store::{Check, OPERATOR, Op, Store as _};
+use crate::tenancy::{ApiKey, KeyId, KnownKey, Project, ProjectLimits, fill_random};
 use crate::wall_clock::unix_seconds;
 use shoal_inference::TenantId;
 use std::sync::Arc;
+
+/// The most a project can weigh.
+const WEIGHT_MAX: u64 = 1_000;
+/// The most any other of its limits can be.
+const LIMIT_MAX: u64 = 1 << 40;
 
 /// Longest name of a key, in characters.
 pub(crate) const KEY_NAME_LEN_MAX: usize = 100;
@@ -44,6 +49,7 @@ impl Control {
         let row = ProjectRow {
             tenant,
             created_at: unix_seconds(),
+            limits: ProjectLimits::default(),
         };
         let key = project_key(name);
         let ops = vec![Op::Put(key.clone(), encode(&row))];
@@ -51,6 +57,36 @@ impl Control {
         self.directory
             .find(name)
             .ok_or(ControlError::Unknown(Thing::Project))
+    }
+
+    /// Sets what holds for a project, all of it, from now on.
+    ///
+    /// # Errors
+    /// A value out of its range.
+    pub(crate) async fn set_limits(
+        &self,
+        project: &Project,
+        limits: ProjectLimits,
+    ) -> Result<(), ControlError> {
+        for (what, value, range) in [
+            ("weight", limits.weight.map(u64::from), 0..=WEIGHT_MAX),
+            ("rows_max", limits.rows_max, 1..=LIMIT_MAX),
+            ("bytes_max", limits.bytes_max, 1..=LIMIT_MAX),
+            ("requests_max", limits.requests_max, 1..=LIMIT_MAX),
+        ] {
+            if value.is_some_and(|value| !range.contains(&value)) {
+                return Err(ControlError::ProjectLimit { what, range });
+            }
+        }
+        let _writer = self.writer(OPERATOR).await;
+        let key = project_key(&project.name);
+        let row = self.store.get(key.clone()).await?;
+        let row = row.ok_or(ControlError::Unknown(Thing::Project))?;
+        let before = decode::<ProjectRow>(&row).ok_or(ControlError::Store)?;
+        let after = ProjectRow { limits, ..before };
+        let checks = vec![Check::At(key.clone(), row.revision)];
+        self.commit(checks, vec![Op::Put(key, encode(&after))])
+            .await
     }
 
     /// Makes a key of a project, or one of the operator's. What it reveals is kept nowhere.

@@ -3,7 +3,7 @@
 
 use crate::sandbox::{Findings, Grants};
 use crate::store::{Digest, Kind, OPERATOR, Row, RowKey};
-use crate::tenancy::{KeyHash, KeyId};
+use crate::tenancy::{KeyHash, KeyId, ProjectLimits};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shoal_inference::{ModelReport, TenantId};
@@ -14,6 +14,9 @@ pub(crate) struct ProjectRow {
     pub(crate) tenant: TenantId,
     /// Unix seconds.
     pub(crate) created_at: u64,
+    /// What the operator set for it.
+    #[serde(default)]
+    pub(crate) limits: ProjectLimits,
 }
 
 /// A key that is valid; the row's name is its id. A revoked key has no row.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use serde::{Deserialize, Serialize};
 use shoal_host::nn::BoxFuture;
+use shoal_inference::Class;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -50,6 +51,9 @@ pub struct Grants {
     /// Calls that one sandbox may serve, one after the other; `None`: a fresh one for each.
     #[serde(default)]
     pub reuse: Option<NonZeroU32>,
+    /// How urgent its model calls are.
+    #[serde(default)]
+    pub class: Class,
 }
 
 /// A version of a function that [`super::Components::prepare`] took.

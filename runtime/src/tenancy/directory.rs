@@ -1,6 +1,7 @@
 //! Projects and keys as a node knows them now: a copy of the store's rows, asked on the path of every request.
 
 use super::key::{ApiKey, KeyHash, KeyId};
+use super::limits::ProjectLimits;
 use super::{Access, Caller};
 use crate::sandbox::Tenant;
 use dashmap::DashMap;
@@ -43,6 +44,8 @@ pub(crate) struct Directory {
     access: Access,
     projects: DashMap<TenantId, Arc<Project>>,
     names: DashMap<Box<str>, TenantId>,
+    /// Of those projects that have any.
+    limits: DashMap<TenantId, ProjectLimits>,
     keys: DashMap<KeyId, KnownKey>,
 }
 
@@ -52,6 +55,7 @@ impl Directory {
             access,
             projects: DashMap::new(),
             names: DashMap::new(),
+            limits: DashMap::new(),
             keys: DashMap::new(),
         }
     }
@@ -127,6 +131,22 @@ impl Directory {
                 created_at,
             })
         });
+    }
+
+    /// What the operator set for a project.
+    pub(crate) fn limits(&self, tenant: TenantId) -> ProjectLimits {
+        let limits = self.limits.get(&tenant);
+        limits.map(|limits| *limits).unwrap_or_default()
+    }
+
+    /// Whether that is anything else than before.
+    pub(crate) fn put_limits(&self, tenant: TenantId, limits: ProjectLimits) -> bool {
+        let before = if limits == ProjectLimits::default() {
+            self.limits.remove(&tenant).map(|(_, before)| before)
+        } else {
+            self.limits.insert(tenant, limits)
+        };
+        before.unwrap_or_default() != limits
     }
 
     pub(crate) fn put_key(&self, id: KeyId, key: KnownKey) {

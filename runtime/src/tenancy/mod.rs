@@ -3,9 +3,11 @@
 
 mod directory;
 mod key;
+mod limits;
 
 pub(crate) use directory::{Directory, KnownKey, Project};
 pub(crate) use key::{ApiKey, KEY_PREFIX, KeyHash, KeyId, fill_random};
+pub(crate) use limits::ProjectLimits;
 
 use shoal_inference::TenantId;
 use std::sync::Arc;

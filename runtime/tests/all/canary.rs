@@ -219,8 +219,13 @@ fn a_canary_that_traps_is_given_up_after_the_sixth_failure() {
 fn as_many_failures_as_the_live_version_has_are_none() {
     let node = node(config());
     deploy(&node, "", "probe");
-    // Both fail always.
-    deploy(&node, "?canary=50", "probe");
+    // Both fail always. The live one is called first: a canary that has failed six times beside no call of the other is broken.
+    deploy(&node, "?canary=1", "probe");
+    for client in 2..=21 {
+        assert_eq!(call_from(&node, client, "/f/acme/web/trap").status, 500);
+    }
+    let promoted = node.post(&format!("{WEB}/promote"), b"{\"percent\":50}");
+    assert_eq!(promoted.status, 200, "{}", promoted.text());
     for client in 2..=201 {
         assert_eq!(call_from(&node, client, "/f/acme/web/trap").status, 500);
     }

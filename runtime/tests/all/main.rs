@@ -35,6 +35,7 @@ mod origin;
 mod reuse;
 mod seam;
 mod serve;
+mod shares;
 mod store;
 mod support;
 mod trailers;

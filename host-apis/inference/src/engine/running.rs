@@ -36,6 +36,14 @@ pub(super) struct Running<'a> {
     waiting: Waiting,
 }
 
+/// What came of asking every device.
+#[derive(Default)]
+struct Asked {
+    has_run: bool,
+    /// When to ask again.
+    wake: Option<Instant>,
+}
+
 impl<'a> Running<'a> {
     pub(super) fn new(shared: &'a Shared, depths: &[usize]) -> Self {
         let config = &shared.config;
@@ -43,10 +51,12 @@ impl<'a> Running<'a> {
             wait_max: config.wait_max,
             terms: Terms {
                 weight: 1,
+                priority: config.priority_for_all,
                 rows_max: u64::from(config.tenant_rows_max),
                 bytes_max: config.tenant_bytes_max,
                 requests_max: u64::from(config.tenant_requests_max),
             },
+            tenant_shapes_max: config.tenant_shapes_max,
             batch_bytes_max: config.tensor_bytes_max,
             targets: Targets {
                 priority: config.target_priority,
@@ -128,6 +138,15 @@ impl<'a> Running<'a> {
             Some(_) | None => return caller.answer(Err(Error::NotLoaded)),
         };
         let inputs = &submission.inputs;
+        let limit = self.scheduler.rows_max_of(submission.tenant);
+        if u64::from(inputs.rows) > limit {
+            self.shared.note_refusal("tenant_rows_max");
+            return caller.answer(Err(Error::TooManyRows {
+                key: "tenant_rows_max",
+                rows: inputs.rows,
+                limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            }));
+        }
         let parts = self
             .waiting
             .insert(inputs, submission.deadline, &model, caller);
@@ -164,24 +183,10 @@ impl<'a> Running<'a> {
                 self.shared.count(|stats| stats.expired += 1);
             }
         }
-        let mut wake: Option<Instant> = None;
-        for depth in 0..=DEPTH {
-            for device in 0..workers.len() {
-                if self.scheduler.in_flight(device) != depth {
-                    continue;
-                }
-                let waiting = &mut self.waiting;
-                let mut gone = |id| waiting.forget_if_gone(id);
-                match self.scheduler.next(now, device, &mut gone) {
-                    Decision::Run(run) => self.submit(workers, device, now, run),
-                    Decision::Preempt(ticket) => {
-                        workers.submit(device, Work::Cancel(ticket));
-                        self.shared.count(|stats| stats.preempted += 1);
-                    }
-                    Decision::WaitUntil(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
-                    Decision::Idle => {}
-                }
-            }
+        let mut asked = self.ask_devices(workers, now);
+        // What one takes may be what another gave way to.
+        while asked.has_run && workers.len() > 1 {
+            asked = self.ask_devices(workers, now);
         }
         for TooLate { id, needs, left } in self.scheduler.take_too_late() {
             if let Some(others) = self.waiting.give_up(id, Error::TooLate { needs, left }) {
@@ -191,7 +196,35 @@ impl<'a> Running<'a> {
         }
         self.note_queue();
         let deadline = self.scheduler.next_deadline();
-        wake.into_iter().chain(deadline).min()
+        asked.wake.into_iter().chain(deadline).min()
+    }
+
+    fn ask_devices(&mut self, workers: &Workers, now: Instant) -> Asked {
+        let mut asked = Asked::default();
+        for depth in 0..=DEPTH {
+            for device in 0..workers.len() {
+                if self.scheduler.in_flight(device) != depth {
+                    continue;
+                }
+                let waiting = &mut self.waiting;
+                let mut gone = |id| waiting.forget_if_gone(id);
+                match self.scheduler.next(now, device, &mut gone) {
+                    Decision::Run(run) => {
+                        asked.has_run = true;
+                        self.submit(workers, device, now, run);
+                    }
+                    Decision::Preempt(ticket) => {
+                        workers.submit(device, Work::Cancel(ticket));
+                        self.shared.count(|stats| stats.preempted += 1);
+                    }
+                    Decision::WaitUntil(at) => {
+                        asked.wake = Some(asked.wake.map_or(at, |wake| wake.min(at)));
+                    }
+                    Decision::Idle => {}
+                }
+            }
+        }
+        asked
     }
 
     fn submit(&self, workers: &Workers, device: usize, now: Instant, run: Run) {

@@ -5,7 +5,7 @@ use crate::plan::DEPTH;
 use crate::worker::{Report, Work, Worker};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
-use tokio::task::{self, JoinSet};
+use tokio::task::{self, AbortHandle, JoinSet};
 
 /// All workers, by the index of their device.
 pub(super) struct Workers {
@@ -14,6 +14,7 @@ pub(super) struct Workers {
     devices: HashMap<task::Id, usize>,
     names: Vec<String>,
     depths: Vec<usize>,
+    aborts: Vec<AbortHandle>,
     work: Vec<mpsc::Sender<Work>>,
     reports: mpsc::Receiver<(usize, Report)>,
     /// Keeps `reports` open when no worker is left.
@@ -38,6 +39,7 @@ impl Workers {
             devices: HashMap::new(),
             names: Vec::new(),
             depths: Vec::new(),
+            aborts: Vec::new(),
             work: Vec::new(),
             reports,
             _reports: reports_tx.clone(),
@@ -56,6 +58,7 @@ impl Workers {
             };
             let task = workers.tasks.spawn(worker.run());
             workers.devices.insert(task.id(), index);
+            workers.aborts.push(task);
         }
         workers
     }
@@ -103,10 +106,15 @@ impl Workers {
         Some((device, Event::Report(report)))
     }
 
-    /// Hands work over. A worker that has just left is heard of by [`Workers::next`], and its work with it.
+    /// Hands work over. A worker that has just left is heard of by [`Workers::next`], and its work with it; so is one that takes
+    /// nothing any more, because its device keeps it busy with answers to nothing.
     pub(super) fn submit(&self, device: usize, work: Work) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.work[device].try_send(work) {
-            unreachable!("a device is given at most {DEPTH} runs, one cancellation and one change");
+            tracing::error!(
+                device = self.name(device),
+                "the device does not take its work"
+            );
+            self.aborts[device].abort();
         }
     }
 

@@ -62,8 +62,8 @@ const LOOK_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: FxHashMap<LaneId, Lane>,
-    /// The lanes of a model by their shapes, of which there are few at a time.
-    names: FxHashMap<ModelId, Vec<(Shape, LaneId)>>,
+    /// The lanes of a model by their shapes.
+    names: FxHashMap<ModelId, FxHashMap<Shape, LaneId>>,
     last_id: u64,
     tiers: [Turns; 2],
     rows: u64,
@@ -97,6 +97,7 @@ struct Place {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) model: ModelId,
+    shape: Shape,
     /// Units of one row, see [`crate::cost`].
     pub(super) row_units: u64,
     /// Since when there is something that no run has taken: its first request's arrival, or the latest run.
@@ -188,8 +189,24 @@ impl Lanes {
 
     /// Lanes of a model.
     pub(super) fn of_model(&self, model: ModelId) -> Vec<LaneId> {
-        let names = self.names.get(&model).into_iter().flatten();
-        names.map(|(_, lane)| *lane).collect()
+        let names = self.names.get(&model);
+        let mut lanes: Vec<LaneId> = names
+            .into_iter()
+            .flat_map(|names| names.values().copied())
+            .collect();
+        lanes.sort_unstable();
+        lanes
+    }
+
+    /// In how many lanes this request's flow would wait with it.
+    pub(super) fn lanes_with(&self, entry: &Entry) -> usize {
+        let names = self.names.get(&entry.model);
+        let lane = names.and_then(|names| names.get(&entry.shape));
+        let flow = entry.flow();
+        let turns = &self.tiers[Tier::of(flow.class).at()];
+        let lanes = turns.flows.get(&flow).map(|waiting| &waiting.lanes[..]);
+        let lanes = lanes.unwrap_or_default();
+        lanes.len() + usize::from(lane.is_none_or(|lane| !lanes.contains(lane)))
     }
 
     /// Adds a request; where it is.
@@ -219,14 +236,15 @@ impl Lanes {
 
     fn lane_of(&mut self, now: Instant, entry: &Entry) -> LaneId {
         let names = self.names.entry(entry.model).or_default();
-        if let Some((_, lane)) = names.iter().find(|(shape, _)| *shape == entry.shape) {
+        if let Some(lane) = names.get(&entry.shape) {
             return *lane;
         }
         self.last_id += 1;
         let id = LaneId(self.last_id);
-        names.push((entry.shape.clone(), id));
+        names.insert(entry.shape.clone(), id);
         let lane = Lane {
             model: entry.model,
+            shape: entry.shape.clone(),
             row_units: entry.row_units,
             held_since: now,
             last_run: 0,
@@ -253,18 +271,23 @@ impl Lanes {
         self.remove(lane, flow, key)
     }
 
-    /// The turn of this lane has come: nobody who comes from now on starts behind its first flow.
-    pub(super) fn turn(&mut self, lane: LaneId, tier: Tier, run: u64, now: Instant) {
+    /// A run of this lane begins.
+    pub(super) fn ran(&mut self, lane: LaneId, run: u64, now: Instant) {
         let Some(lane_of) = self.lanes.get_mut(&lane) else {
             return;
         };
         lane_of.last_run = run;
         lane_of.held_since = now;
-        if let Some((counter, _)) = lane_of.queues[tier.at()].order.first() {
-            self.tiers[tier.at()].counters.turn(*counter);
-        }
         for tier in [Tier::Foreground, Tier::Idle] {
             self.settle(lane, tier);
+        }
+    }
+
+    /// The turn of this lane has come: nobody who comes from now on starts behind its first flow.
+    pub(super) fn turn(&mut self, lane: LaneId, tier: Tier) {
+        let queue = self.lanes.get(&lane).map(|lane| &lane.queues[tier.at()]);
+        if let Some((counter, _)) = queue.and_then(|queue| queue.order.first()) {
+            self.tiers[tier.at()].counters.turn(*counter);
         }
     }
 
@@ -296,14 +319,14 @@ impl Lanes {
             && lane.queues.iter().all(|queue| queue.flows.is_empty())
             && let Some(lane) = self.lanes.remove(&id)
         {
-            self.forget_name(lane.model, id);
+            self.forget_name(lane.model, &lane.shape);
         }
         Some(entry)
     }
 
-    fn forget_name(&mut self, model: ModelId, id: LaneId) {
+    fn forget_name(&mut self, model: ModelId, shape: &Shape) {
         if let Some(names) = self.names.get_mut(&model) {
-            names.retain(|(_, lane)| *lane != id);
+            names.remove(shape);
             if names.is_empty() {
                 self.names.remove(&model);
             }

@@ -33,12 +33,19 @@ impl Loads {
         };
     }
 
-    /// The class a request is served in: who weighs nothing takes what is idle.
-    pub(super) fn class(&self, tenant: TenantId, asked: Class) -> Class {
-        match self.terms.get(&tenant) {
-            Some(terms) if terms.weight == 0 => Class::Flex,
-            Some(_) | None => asked,
+    /// The class a request is served in: who weighs nothing takes what is idle, and priority is a right.
+    pub(super) fn class(&self, tenant: TenantId, asked: Class, limits: &Limits) -> Class {
+        let terms = self.terms.get(&tenant).unwrap_or(&limits.terms);
+        match asked {
+            _ if terms.weight == 0 => Class::Flex,
+            Class::Priority if !terms.priority => Class::Default,
+            Class::Priority | Class::Default | Class::Flex => asked,
         }
+    }
+
+    /// Rows that a tenant may queue.
+    pub(super) fn rows_max(&self, tenant: TenantId, limits: &Limits) -> u64 {
+        self.terms.get(&tenant).unwrap_or(&limits.terms).rows_max
     }
 
     /// What a flow's counter rises by for so many nanoseconds of a device.

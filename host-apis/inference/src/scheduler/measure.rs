@@ -18,6 +18,7 @@ const RUN_NS: u64 = 2_640_000;
 pub fn scheduler_cost(tenants: u64, queued: u64, requests: u64) -> Duration {
     let unbounded = Terms {
         weight: 1,
+        priority: false,
         rows_max: u64::MAX,
         bytes_max: u64::MAX,
         requests_max: u64::MAX,
@@ -25,6 +26,7 @@ pub fn scheduler_cost(tenants: u64, queued: u64, requests: u64) -> Duration {
     let limits = Limits {
         wait_max: Duration::from_millis(5),
         terms: unbounded,
+        tenant_shapes_max: 64,
         batch_bytes_max: u64::MAX,
         targets: Targets {
             priority: Duration::from_millis(50),

@@ -29,6 +29,17 @@ pub(super) struct Choice {
     pub(super) rows: u32,
 }
 
+/// Lanes that are looked at in one turn: those with the best right. Most are one or a few.
+const LOOK_MAX: usize = 256;
+
+/// A device that will have done something sooner.
+struct There {
+    /// Until when it is left to it at most.
+    until: Instant,
+    /// What it needs for all of it.
+    needs: Duration,
+}
+
 /// What is known of one lane for one device.
 enum Lookout {
     /// As full as a batch should be.
@@ -39,24 +50,25 @@ enum Lookout {
     SlotOpens(Option<Instant>),
     /// At this instant, unless it is full before.
     Held(Instant),
-    /// Another device will have done it sooner, which is free at this instant.
-    Elsewhere(Instant),
+    /// Another device will have done it sooner.
+    Elsewhere(There),
 }
 
 impl Scheduler {
     pub(super) fn pick(&mut self, now: Instant, device: usize) -> Pick {
         let mut wake = Wake::default();
+        // Before the second slot opens for full batches it opens for none, so none is looked at.
+        if let Some(opens) = self.devices[device].opens(now, Lead::OfFull)
+            && opens > now
+        {
+            return Pick::At(opens);
+        }
         for tier in [Tier::Foreground, Tier::Idle] {
             match self.pick_of(now, device, tier, &mut wake) {
                 Found::Choice(choice) => return Pick::Now(choice),
                 // Idle is what nobody else waits for.
                 Found::Waiting => break,
                 Found::Nothing => {}
-            }
-            // Nor what somebody else is about to ask for.
-            if let Some(until) = self.foreground_returns(now, device) {
-                wake.at(until);
-                break;
             }
         }
         wake.0.map_or(Pick::Never, Pick::At)
@@ -67,17 +79,21 @@ impl Scheduler {
         let is_idle = self.devices[device].is_idle();
         // The first whose only obstacle is that the second slot is not open yet.
         let mut first_behind: Option<Choice> = None;
-        let lanes: Vec<LaneId> = self.lanes.in_turn(tier).map(|(id, _)| id).collect();
+        // Time that others will need for what is left to them.
+        let mut ahead = Duration::ZERO;
+        let lanes = self.lanes.in_turn(tier).take(LOOK_MAX);
+        let lanes: Vec<LaneId> = lanes.map(|(id, _)| id).collect();
         for id in lanes {
-            let Some((choice, lookout)) = self.look_at(now, device, id, tier) else {
+            let Some((choice, lookout)) = self.look_at(now, device, (id, tier), ahead) else {
                 continue;
             };
             // An idle device need not stay idle for the sake of what another will do.
             waits |= !matches!(lookout, Lookout::Elsewhere(_) if is_idle);
             match lookout {
-                // One that is idle is asked as well, at the same instant.
-                Lookout::Elsewhere(at) if at > now => wake.at(at),
-                Lookout::Elsewhere(_) => {}
+                Lookout::Elsewhere(there) => {
+                    ahead += there.needs;
+                    wake.at(there.until);
+                }
                 // A full batch opens the second slot for all: else those of a flood would take every slot before the time
                 // of a small one has come.
                 Lookout::Full => return Found::Choice(first_behind.unwrap_or(choice)),
@@ -101,8 +117,8 @@ impl Scheduler {
         &mut self,
         now: Instant,
         device: usize,
-        id: LaneId,
-        tier: Tier,
+        (id, tier): (LaneId, Tier),
+        ahead: Duration,
     ) -> Option<(Choice, Lookout)> {
         let lane = self.lanes.get(id)?;
         if !self.devices[device].has_model(lane.model) {
@@ -127,8 +143,13 @@ impl Scheduler {
             tier,
             rows,
         };
-        if let Some(at) = self.sooner_elsewhere(now, device, lane, choice) {
-            return Some((choice, Lookout::Elsewhere(at)));
+        if let Some(there) = self.sooner_elsewhere(now, device, choice, ahead) {
+            return Some((choice, Lookout::Elsewhere(there)));
+        }
+        if tier == Tier::Idle
+            && let Some(until) = self.gives_way_until(now, device, lane, rows)
+        {
+            return Some((choice, Lookout::Held(until)));
         }
         if waiting >= u64::from(rows) {
             let lookout = match self.devices[device].opens(now, Lead::OfFull) {
@@ -195,38 +216,68 @@ impl Scheduler {
         (lost <= worth && expected.by > now && expected.by <= latest).then_some(expected.by)
     }
 
-    /// Until when foreground requests of a model of this device are likely to come back.
-    fn foreground_returns(&self, now: Instant, device: usize) -> Option<Instant> {
-        let slots = &self.devices[device];
-        if self.limits.wait_max.is_zero() || self.lanes.in_turn(Tier::Idle).next().is_none() {
-            return None;
-        }
-        let here = self
-            .models
-            .iter()
-            .filter(|(model, _)| slots.has_model(**model));
-        let expected = here.filter_map(|(_, state)| state.echo_of(Tier::Foreground).expected(now));
-        expected.map(|expected| expected.by).min()
-    }
-
-    /// When another device would be free, if it were done with this batch sooner than this one. Only where both have run the
-    /// like of it: a device that is thought slow because it was never tried would never be tried.
-    fn sooner_elsewhere(
+    /// Until when a run for idle capacity should wait, because foreground requests are about to come back and would find it in
+    /// their way. A gap that it fits in is idle.
+    fn gives_way_until(
         &self,
         now: Instant,
         device: usize,
         lane: &Lane,
-        choice: Choice,
+        rows: u32,
     ) -> Option<Instant> {
+        if self.limits.wait_max.is_zero() {
+            return None;
+        }
+        let slots = &self.devices[device];
+        let begins = slots.running_until().map_or(now, |ends| ends.max(now));
+        let waiting = lane.rows(Tier::Idle).min(u64::from(rows));
+        let run = slots.expect_ns(lane.model, lane.row_units.saturating_mul(waiting));
+        let ends = begins + Duration::from_nanos(run.unwrap_or(0));
+        let here = self
+            .models
+            .iter()
+            .filter(|(model, _)| slots.has_model(**model));
+        let returns = here.filter_map(|(model, state)| {
+            let echo = state.echo_of(Tier::Foreground);
+            let expected = match slots.running() {
+                Some(running) if running.model == *model && !running.is_flex() => {
+                    echo.after(begins, running.rows())
+                }
+                Some(_) | None => echo.expected(now),
+            };
+            Some(expected?.by)
+        });
+        returns
+            .filter(|by| (now..ends).contains(by) && *by > now)
+            .min()
+    }
+
+    /// Another device, if it is done with this batch, and with what is left to others already, sooner than this one. Only
+    /// where both have run the like of it: a device that is thought slow because it was never tried would never be tried.
+    fn sooner_elsewhere(
+        &self,
+        now: Instant,
+        device: usize,
+        choice: Choice,
+        ahead: Duration,
+    ) -> Option<There> {
         if self.devices.len() == 1 {
             return None;
         }
+        let lane = self.lanes.get(choice.lane)?;
         let (waiting, rows) = (lane.rows(choice.tier), u64::from(choice.rows.max(1)));
         let units = lane.row_units.saturating_mul(waiting.min(rows));
         let runs = waiting.div_ceil(rows);
         let mine = &self.devices[device];
         let begins = mine.free_at(now)?;
-        let ends = begins + Duration::from_nanos(mine.seen_ns(lane.model, units)?);
+        let run = Duration::from_nanos(mine.seen_ns(lane.model, units)?);
+        let ends = begins + run;
+        // For no longer than this one would have taken: what was expected of the other has not come true.
+        let since = mine.idle_since.unwrap_or(begins).max(lane.held_since);
+        let until = since + run;
+        if until <= now {
+            return None;
+        }
         let others = self
             .devices
             .iter()
@@ -236,10 +287,12 @@ impl Scheduler {
             let free = slots.free_at(now)?;
             let run = slots.seen_ns(lane.model, units)?;
             // What waits behind this batch would go there as well.
-            let done = free + Duration::from_nanos(run.saturating_mul(runs));
-            (done < ends && (free > now || slots.is_idle())).then_some(free)
+            let needs = Duration::from_nanos(run.saturating_mul(runs));
+            let is_sooner = free + ahead + needs < ends && (free > now || slots.is_idle());
+            is_sooner.then_some((free + needs, There { until, needs }))
         });
-        sooner.min()
+        let (_, there) = sooner.min_by_key(|(done, _)| *done)?;
+        Some(there)
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 /// lead would come too late.
 const PREFETCH_LEAD: Duration = Duration::from_millis(1);
 /// The same for a full batch, which gains nothing by waiting; but who comes meanwhile with a better right would have to wait
-/// for all of it.
-const PREFETCH_LEAD_FULL: Duration = Duration::from_millis(2);
+/// for all of it. With 2 ms a device of 2.6 ms a run stood still for a tenth of the time (bench `batch-gain`): its outcomes, too,
+/// are seen up to a grain late.
+const PREFETCH_LEAD_FULL: Duration = Duration::from_millis(4);
 
 /// A batch on a device.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Batch {
     }
 
     /// Whether it is content with idle capacity, all of it.
-    fn is_flex(&self) -> bool {
+    pub(super) fn is_flex(&self) -> bool {
         self.entries.iter().all(|entry| entry.class == Class::Flex)
     }
 }
@@ -85,14 +86,18 @@ pub(super) struct DeviceSlots {
 #[derive(Debug, Default)]
 struct OnDevice {
     curve: CostCurve,
-    /// The latest run that it was learnt from.
+    /// The latest run that it was learnt from, and how many there were.
     observed_at: Option<Instant>,
+    runs: u64,
     /// Answers of [`CostCurve::rows_best`] since the curve's last change, by units of a row and longest run.
     rows_best: Vec<((u64, Duration), u32)>,
 }
 
 /// For how long a run says what the next will cost.
 const TRUST: Duration = Duration::from_secs(10);
+
+/// After so many runs one may be twice as large as is thought best: what is never run is never known.
+const TRY_EVERY: u64 = 64;
 
 /// Answers that are remembered; a model has a few lengths.
 const REMEMBERED_MAX: usize = 16;
@@ -160,13 +165,14 @@ impl DeviceSlots {
     pub(super) fn know_ns(&self, now: Instant, model: ModelId, units: u64) -> Option<u64> {
         let on_device = self.models.get(&model)?;
         let age = now.saturating_duration_since(on_device.observed_at?);
-        let ns = on_device.curve.expect_ns(units)?;
+        // Not by one run alone, which may have been cold.
+        let ns = on_device.curve.seen_ns(units, 2)?;
         (age < TRUST).then_some(ns)
     }
 
     /// What one of about as many units has cost here.
     pub(super) fn seen_ns(&self, model: ModelId, units: u64) -> Option<u64> {
-        self.models.get(&model)?.curve.seen_ns(units)
+        self.models.get(&model)?.curve.seen_ns(units, 1)
     }
 
     pub(super) fn worth_waiting(&self, model: ModelId, first: u64, second: u64) -> Duration {
@@ -188,12 +194,15 @@ impl DeviceSlots {
         };
         let key = (row_units, run_max);
         let known = on_device.rows_best.iter().find(|(known, _)| *known == key);
-        if let Some((_, rows)) = known {
-            return *rows;
+        let rows = known.map(|(_, rows)| *rows).unwrap_or_else(|| {
+            let rows = on_device.curve.rows_best(rows_max, row_units, run_max);
+            on_device.rows_best.truncate(REMEMBERED_MAX - 1);
+            on_device.rows_best.push((key, rows));
+            rows
+        });
+        if on_device.runs % TRY_EVERY == TRY_EVERY - 1 {
+            return rows.saturating_mul(2).min(rows_max);
         }
-        let rows = on_device.curve.rows_best(rows_max, row_units, run_max);
-        on_device.rows_best.truncate(REMEMBERED_MAX - 1);
-        on_device.rows_best.push((key, rows));
         rows
     }
 
@@ -201,6 +210,7 @@ impl DeviceSlots {
         // What a model cost that has gone meanwhile is worth nothing.
         if let Some(on_device) = self.models.get_mut(&model) {
             on_device.curve.observe(units, device_ns);
+            on_device.runs += 1;
             on_device.observed_at = Some(now);
             on_device.rows_best.clear();
         }
@@ -229,8 +239,8 @@ impl DeviceSlots {
     /// From when a batch may be handed over. `None`: how long the present run takes is not known yet; then a full batch goes
     /// at once, and any other not before the next outcome.
     ///
-    /// Never in the first half of a run: for runs shorter than the lead the gap between two of them costs less than
-    /// closing a batch as soon as the one before it has begun, which halves all batches.
+    /// One that is not full never in the first half of a run: for runs shorter than the lead the gap between two of them
+    /// costs less than closing a batch as soon as the one before it has begun, which halves all batches.
     pub(super) fn opens(&self, now: Instant, lead: Lead) -> Option<Instant> {
         let Some(running) = self.in_flight.front() else {
             return Some(now);
@@ -238,11 +248,11 @@ impl DeviceSlots {
         let until = self.running_until()?;
         let began = running.began.unwrap_or(running.handed_at);
         let expected = until.saturating_duration_since(began);
-        let lead = match lead {
-            Lead::OfAny => PREFETCH_LEAD,
-            Lead::OfFull => PREFETCH_LEAD_FULL,
+        let after = match lead {
+            Lead::OfAny => expected.saturating_sub(PREFETCH_LEAD).max(expected / 2),
+            Lead::OfFull => expected.saturating_sub(PREFETCH_LEAD_FULL),
         };
-        Some(began + expected.saturating_sub(lead).max(expected / 2))
+        Some(began + after)
     }
 
     /// A batch that waits in the last slot, content with idle capacity, and that was not asked back yet.

@@ -141,7 +141,13 @@ impl Seen<'_> {
                 }
             }
         }
+        // Whoever is refused for its deadline was near it: the runs before its own, and its own, of two lengths.
+        let near = self.scenario.full_run() * 2 * (self.scenario.depth as u32 + 2);
         for asked in &self.trace.asked {
+            let is_late = matches!(asked.ended, Some((_, End::Late)));
+            if is_late && asked.until() + near + GRAIN < asked.deadline {
+                return Err(Broken::new(Law::Deadline, format!("too early: {asked:?}")));
+            }
             if asked.until() > asked.deadline + GRAIN {
                 return Err(Broken::new(Law::Deadline, format!("{asked:?}")));
             }
@@ -171,6 +177,7 @@ impl Seen<'_> {
                 in_flight.push(ended);
                 idle_from = idle_from.max(ended);
             }
+            self.nobody_waits(device, idle_from, dies, longest)?;
         }
         Ok(())
     }
@@ -182,7 +189,7 @@ impl Seen<'_> {
         to: Duration,
         longest: Duration,
     ) -> Result<(), Broken> {
-        if to <= from + longest {
+        if to <= from.saturating_add(longest) {
             return Ok(());
         }
         for (number, asked) in self.trace.asked.iter().enumerate() {

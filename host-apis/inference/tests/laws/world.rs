@@ -65,6 +65,7 @@ async fn run(scenario: &Scenario, log: &Log) -> Result<(), Broken> {
     for (tenant, plan) in scenario.tenants.iter().enumerate() {
         let terms = Terms {
             weight: plan.weight,
+            priority: true,
             rows_max: scenario.tenant_rows_max.into(),
             bytes_max: 1 << 30,
             requests_max: 1 << 20,

@@ -25,6 +25,7 @@ fn unbounded(devices: usize) -> Bench {
     let mut bench = Bench::new(0, devices);
     bench.scheduler.limits.terms = Terms {
         weight: 1,
+        priority: true,
         rows_max: u64::MAX,
         bytes_max: u64::MAX,
         requests_max: u64::MAX,
@@ -131,17 +132,22 @@ fn within_a_tenant_the_nearest_deadline_goes_first_then_the_earliest() {
 #[test]
 fn what_would_end_after_its_deadline_is_not_begun() {
     let mut bench = Bench::new(0, 1);
-    bench.push(0, A, DIGITS, 1);
-    bench.run(0, 0);
-    bench.finish(10, 0, 1, 10);
+    // Not by one run alone, which may have been cold.
+    for (ticket, lives_ms) in [(1, 1_000), (2, 9)] {
+        let mut entry = bench.entry(0, A, DIGITS, 1);
+        entry.deadline = bench.at(lives_ms);
+        bench.scheduler.push(entry.queued_at, entry).unwrap();
+        assert_eq!(bench.run(0, 0), [ticket]);
+        bench.finish(10, 0, ticket, 10);
+    }
     for lives_ms in [9, 10] {
         let mut entry = bench.entry(20, A, DIGITS, 1);
         entry.deadline = bench.at(20 + lives_ms);
         bench.scheduler.push(entry.queued_at, entry).unwrap();
     }
-    assert_eq!(bench.run(20, 0), [3]);
+    assert_eq!(bench.run(20, 0), [4]);
     let too_late = TooLate {
-        id: RequestId(2),
+        id: RequestId(3),
         needs: Duration::from_millis(10),
         left: Duration::from_millis(9),
     };
@@ -193,7 +199,7 @@ fn a_device_leaves_what_another_will_have_done_sooner() {
     assert_eq!(bench.run(0, 1), [1]);
     assert_eq!(
         bench.next(0, 0),
-        Decision::WaitUntil(bench.at(1)),
+        Decision::WaitUntil(bench.at(100)),
         "it would take 100 ms here; there it will have been done after 2"
     );
     // With 200 behind it, it is worth it.
@@ -201,4 +207,91 @@ fn a_device_leaves_what_another_will_have_done_sooner() {
         bench.push(0, A, ONE_BY_ONE, 1);
     }
     assert_eq!(bench.run(0, 0), [2]);
+}
+
+#[test]
+fn leaving_after_a_failed_run_costs_what_it_took() {
+    let mut bench = unbounded(1);
+    push_all(&mut bench, 1, A, Class::Default);
+    push_all(&mut bench, 1, B, Class::Default);
+    assert_eq!(bench.run(0, 0), [1, 2]);
+    push_all(&mut bench, 16, B, Class::Default);
+    let now = bench.at(100);
+    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), []);
+    let left = &mut |id| id == RequestId(1);
+    let Decision::Run(run) = bench.scheduler.next(now, 0, left) else {
+        panic!("the other half is run again");
+    };
+    assert_eq!(run.requests, [RequestId(2)]);
+    bench.finish(110, 0, 2, 10);
+    // 100 ms behind, as if its request had been the culprit.
+    push_all(&mut bench, 16, A, Class::Default);
+    assert_eq!(served(&mut bench, 1), BTreeMap::from([(B, 8)]));
+}
+
+#[test]
+fn a_flex_tenant_that_comes_back_has_no_credit_for_holes_it_did_not_fill() {
+    let mut bench = unbounded(1);
+    for _ in 0..100 {
+        bench.push(0, B, DIGITS, 7);
+    }
+    push_all(&mut bench, 100, A, Class::Flex);
+    assert_eq!(served(&mut bench, 50), BTreeMap::from([(A, 50), (B, 350)]));
+    let late = TenantId(3);
+    push_all(&mut bench, 100, late, Class::Flex);
+    let after = served(&mut bench, 20);
+    assert_eq!(after, BTreeMap::from([(A, 10), (B, 140), (late, 10)]));
+}
+
+#[test]
+fn flex_that_failed_is_not_run_again_in_front_of_others() {
+    let mut bench = Bench::new(0, 1);
+    push_all(&mut bench, 8, A, Class::Flex);
+    assert_eq!(bench.run(0, 0).len(), 8);
+    bench.push(1, B, DIGITS, 8);
+    let now = bench.at(5);
+    assert_eq!(bench.scheduler.fail(now, 0, Ticket(1)), []);
+    assert_eq!(bench.run(5, 0), [9]);
+    bench.finish(15, 0, 2, 10);
+    assert_eq!(bench.run(15, 0), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_flex_run_waits_for_others_that_would_come_back_while_it_lasts() {
+    let mut bench = Bench::new(5, 1);
+    let curve = CostCurve::of_dry_runs([(1, 3_000_000)]);
+    bench.scheduler.devices[0].add_model(DIGITS, curve);
+    // One that asks again a millisecond after its answer.
+    for round in 0..20 {
+        let now = 4 * round;
+        bench.push(now, B, DIGITS, 1);
+        assert_eq!(bench.run(now, 0).len(), 1);
+        bench.finish(now + 3, 0, round + 1, 3);
+    }
+    push_all(&mut bench, 1, A, Class::Flex);
+    assert!(matches!(bench.next(79, 0), Decision::WaitUntil(at) if at < bench.at(81)));
+    bench.push(80, B, DIGITS, 1);
+    assert_eq!(bench.run(80, 0), [22, 21], "in one run with it");
+}
+
+#[test]
+fn the_shapes_of_a_tenant_are_bounded() {
+    let mut bench = unbounded(1);
+    let mut push = |tenant, shape: u32| {
+        let mut entry = bench.entry(0, tenant, DIGITS, 1);
+        entry.shape = [shape].into();
+        bench.scheduler.push(entry.queued_at, entry)
+    };
+    for shape in 0..64 {
+        assert_eq!(push(A, shape), Ok(()));
+    }
+    let full = QueueFull {
+        limit: "tenant_shapes_max",
+        max: 64,
+    };
+    for shape in [64, u32::MAX] {
+        assert_eq!(push(A, shape), Err(full));
+    }
+    assert_eq!(push(A, 63), Ok(()), "one that it has");
+    assert_eq!(push(B, 64), Ok(()), "another tenant has its own");
 }
