@@ -115,7 +115,7 @@ fn requests_of_different_tenants_run_in_one_batch() {
     let mut parts = parts(config, functions.into());
     parts.devices = vec![simulated(Duration::from_secs(1), Duration::ZERO)];
     let node = Node::run(parts);
-    // While the first run lasts all others come; so one of the two has more than half of them.
+    // While the first run lasts all others come, and share what follows; in how many runs, the model's own cost says.
     let together: Vec<&str> = std::thread::scope(|scope| {
         let node = &node;
         let asked: Vec<_> = (0..17)
@@ -129,11 +129,11 @@ fn requests_of_different_tenants_run_in_one_batch() {
             let reply = reply.join().unwrap();
             (tenant, reply.header("server-timing").unwrap().to_owned())
         });
-        let expected = "batch;desc=\"1 of 8-31\", device;dur=1000.000";
-        let together = timings.filter(|(_, timing)| timing.contains(expected));
+        let alone = "batch;desc=\"1 of 1\", device;dur=1000.000";
+        let together = timings.filter(|(_, timing)| !timing.contains(alone));
         together.map(|(tenant, _)| tenant).collect()
     });
-    assert!(together.len() > 8, "{together:?}");
+    assert!(together.len() > 12, "{together:?}");
     for tenant in tenants {
         assert!(together.contains(&tenant), "{together:?}");
     }
