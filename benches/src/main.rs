@@ -18,6 +18,7 @@ mod open_loop;
 mod plot;
 mod random;
 mod samples;
+mod simulated;
 
 use bar::Run;
 use bars::Bar;

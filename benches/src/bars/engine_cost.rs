@@ -4,12 +4,9 @@
 
 use crate::bar::{Figure, Outcome, Run, Target};
 use crate::machine::process_cpu;
+use crate::simulated::{echo, echo_source, simulated};
 use anyhow::Context as _;
-use shoal_inference::{
-    Class, Compute, Config, DType, Inference, ModelId, ModelSource, ModelSpec, Port, Request,
-    SimConfig, SimDevice, TenantId, Tensor, start_thread,
-};
-use std::sync::Arc;
+use shoal_inference::{Class, Config, Inference, ModelId, Request, TenantId, Tensor, start_thread};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -40,33 +37,10 @@ pub(super) async fn measure(run: &Run) -> anyhow::Result<Outcome> {
 }
 
 async fn ask(requests: u64) -> anyhow::Result<f64> {
-    let port = |name: &str| Port {
-        name: name.to_owned(),
-        dtype: DType::F32,
-        dims: vec![None, Some(1)],
-    };
-    let device = SimDevice::new(SimConfig {
-        name: "at once".to_owned(),
-        launch: Duration::ZERO,
-        per_row: Duration::ZERO,
-        depth: 2,
-        memory_bytes: None,
-        compute: Compute::Echo(ModelSpec {
-            inputs: vec![port("x")],
-            outputs: vec![port("y")],
-            batchable: true,
-        }),
-        faults: Vec::new(),
-    });
+    let device = simulated(Duration::ZERO, Duration::ZERO, echo());
     let (inference, engine) = Inference::new(Config::default(), vec![device])?;
     let thread = start_thread(engine)?;
-    let source = ModelSource {
-        name: "echo".to_owned(),
-        onnx: Arc::from([]),
-        tokenizer: None,
-        dry_runs: Vec::new(),
-    };
-    let model = inference.load(source).await?.id;
+    let model = inference.load(echo_source()).await?.id;
     calls(&inference, model, requests / 10).await?;
     let before = process_cpu();
     calls(&inference, model, requests).await?;

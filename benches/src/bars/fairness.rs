@@ -5,12 +5,9 @@
 use crate::bar::{Figure, Outcome, Run, Target};
 use crate::random::draw;
 use crate::samples::Samples;
+use crate::simulated::{echo, echo_source, simulated};
 use anyhow::Context as _;
-use shoal_inference::{
-    Class, Compute, Config, DType, Error, Inference, ModelId, ModelSource, ModelSpec, Port,
-    Request, SimConfig, SimDevice, TenantId, Tensor, Terms,
-};
-use std::sync::Arc;
+use shoal_inference::{Class, Config, Error, Inference, ModelId, Request, TenantId, Tensor, Terms};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
@@ -183,10 +180,10 @@ impl Play {
             rows_max: ROWS_MAX,
             ..Config::default()
         };
-        let (inference, engine) = Inference::new(config, vec![device()])?;
+        let (inference, engine) = Inference::new(config, vec![simulated(LAUNCH, PER_ROW, echo())])?;
         let mut engines = JoinSet::new();
         engines.spawn(engine.run());
-        let model = inference.load(source()).await?.id;
+        let model = inference.load(echo_source()).await?.id;
         let mut tenants = JoinSet::new();
         for offer in offers {
             if self.order == Order::Fair {
@@ -288,35 +285,5 @@ impl Got {
             Err(other) => return Err(other.into()),
         }
         Ok(())
-    }
-}
-
-fn device() -> SimDevice {
-    let port = |name: &str| Port {
-        name: name.to_owned(),
-        dtype: DType::F32,
-        dims: vec![None, Some(1)],
-    };
-    SimDevice::new(SimConfig {
-        name: "simulated".to_owned(),
-        launch: LAUNCH,
-        per_row: PER_ROW,
-        depth: 2,
-        memory_bytes: None,
-        compute: Compute::Echo(ModelSpec {
-            inputs: vec![port("x")],
-            outputs: vec![port("y")],
-            batchable: true,
-        }),
-        faults: Vec::new(),
-    })
-}
-
-fn source() -> ModelSource {
-    ModelSource {
-        name: "echo".to_owned(),
-        onnx: Arc::from([]),
-        tokenizer: None,
-        dry_runs: Vec::new(),
     }
 }

@@ -15,10 +15,11 @@ pub(crate) use children::{Children, Peak};
 pub(crate) use served::{Home, Served, cpu_of};
 
 use crate::client;
+use crate::simulated::simulated;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use shoal_inference::{AnyDevice, Compute, CpuDevice, SimConfig, SimDevice};
+use shoal_inference::{AnyDevice, Compute, CpuDevice};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -64,16 +65,7 @@ impl DeviceSpec {
     pub(crate) fn start(self) -> std::io::Result<AnyDevice> {
         Ok(match self {
             Self::Cpu => CpuDevice::new(NonZeroUsize::MIN)?.into(),
-            Self::Simulated { launch, per_row } => SimDevice::new(SimConfig {
-                name: "simulated".to_owned(),
-                launch,
-                per_row,
-                depth: 2,
-                memory_bytes: None,
-                compute: Compute::Onnx,
-                faults: Vec::new(),
-            })
-            .into(),
+            Self::Simulated { launch, per_row } => simulated(launch, per_row, Compute::Onnx).into(),
         })
     }
 }

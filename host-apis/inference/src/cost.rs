@@ -15,10 +15,10 @@ const OUTLIER: u64 = 4;
 
 /// Parts of a thousand of the best throughput that a batch may give away to be smaller, and so sooner done.
 const KNEE: u128 = 980;
-/// What the platform needs for a run beside the device, whatever its size: small batches are not free.
-const OVERHEAD_NS: u64 = 20_000;
 /// The same, for the sake of a latency target.
 const KNEE_OF_A_TARGET: u128 = 800;
+/// What the platform needs for a run beside the device, whatever its size: small batches are not free.
+const OVERHEAD_NS: u64 = 20_000;
 
 /// One model on one device: moving averages of run time by power-of-two bucket of units, straight lines between them.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,9 @@ mod lanes;
 mod loads;
 mod measure;
 mod pick;
+mod retries;
 mod slots;
+mod take;
 
 pub use measure::scheduler_cost;
 pub(crate) use slots::Batch;
@@ -24,9 +26,10 @@ use crate::plan::Ticket;
 use crate::request::{Class, ModelId, TenantId, Terms};
 use crate::share;
 use echo::Echo;
-use lanes::{LaneId, Lanes, Room, Tier};
+use lanes::{LaneId, Lanes, Tier};
 use loads::Loads;
-use pick::{Choice, Pick};
+use pick::Pick;
+use retries::Retry;
 use slots::{DeviceSlots, Suspect};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -153,24 +156,10 @@ pub(crate) struct Finished {
     pub(crate) shares: Vec<u64>,
 }
 
-/// Part of a batch that failed, to be run again.
-#[derive(Debug)]
-struct Retry {
-    entries: Vec<Entry>,
-    suspect: Suspect,
-    debt_ns: u64,
-}
-
-impl Retry {
-    fn is_of(&self, model: ModelId) -> bool {
-        self.entries.iter().any(|entry| entry.model == model)
-    }
-}
-
 #[derive(Debug)]
 struct ModelState {
     rows_max: u32,
-    /// Who comes back, of either tier.
+    /// Who comes back, by tier.
     echoes: [Echo; 2],
 }
 
@@ -246,7 +235,7 @@ impl Scheduler {
             }
         }
         let retries = std::mem::take(&mut self.retries).into_iter();
-        let (gone, kept): (VecDeque<Retry>, _) = retries.partition(|retry| retry.is_of(model));
+        let (gone, kept): (VecDeque<Retry>, _) = retries.partition(|retry| retry.model() == model);
         self.retries = kept;
         entries.extend(gone.into_iter().flat_map(|retry| retry.entries));
         for device in &mut self.devices {
@@ -294,9 +283,7 @@ impl Scheduler {
         }
         self.loads.admit(&entry, &self.limits)?;
         let tier = Tier::of(entry.class);
-        state
-            .echo(tier)
-            .arrived(now, entry.rows, self.limits.wait_max);
+        state.echoes[tier.at()].arrived(now, entry.rows, self.limits.wait_max);
         self.queue(now, entry);
         Ok(())
     }
@@ -352,48 +339,6 @@ impl Scheduler {
         Some(batch.ticket)
     }
 
-    fn next_retry(
-        &mut self,
-        now: Instant,
-        device: usize,
-        gone: &mut impl FnMut(RequestId) -> bool,
-    ) -> Option<Run> {
-        let mut elsewhere = VecDeque::new();
-        let mut run = None;
-        while let Some(retry) = self.retries.pop_front() {
-            let model = retry.entries.first().map(|entry| entry.model);
-            if model.is_some_and(|model| !self.devices[device].has_model(model)) {
-                elsewhere.push_back(retry);
-                continue;
-            }
-            if self.gives_way(device, &retry) {
-                elsewhere.push_back(retry);
-                continue;
-            }
-            let entries = self.still_wanted(retry.entries, retry.debt_ns, now, gone);
-            let Some(first) = entries.first() else {
-                continue;
-            };
-            let row_ns = self.row_ns_of(device, first, rows_of(&entries));
-            let charges = entries
-                .iter()
-                .map(|entry| self.charge(entry, row_ns))
-                .collect();
-            let start = Start {
-                entries,
-                charges,
-                suspect: retry.suspect,
-                debt_ns: retry.debt_ns,
-            };
-            run = Some(self.start(now, device, start));
-            break;
-        }
-        while let Some(retry) = elsewhere.pop_back() {
-            self.retries.push_front(retry);
-        }
-        run
-    }
-
     /// A run ended well: its batch, for the engine to answer.
     pub(crate) fn finish(
         &mut self,
@@ -407,11 +352,10 @@ impl Scheduler {
         let rows = batch.rows();
         // A device that claims more time than has passed is billed as it says, and not believed: requests would be refused for
         // it, and turns lost.
-        let began = batch.began.unwrap_or(batch.handed_at);
-        let passed = now.saturating_duration_since(began) + CLOCK_GRAIN;
+        let passed = now.saturating_duration_since(batch.handed_at) + CLOCK_GRAIN;
         let believed_ns = device_ns.min(nanos(passed));
         slots.observe(now, batch.model, batch.units(), believed_ns);
-        let row_ns = device_ns / u64::from(rows.max(1));
+        let row_ns = believed_ns / u64::from(rows.max(1));
         self.row_ns = Some(
             self.row_ns
                 .map_or(row_ns, |mean| mean - mean / 4 + row_ns / 4),
@@ -427,114 +371,16 @@ impl Scheduler {
         for ((entry, charged), share) in batch.entries.iter().zip(&batch.charges).zip(&costs) {
             self.settle_charge(entry, *charged, *share);
             self.answered(entry);
-            match Tier::of(entry.class) {
-                Tier::Foreground => answered[0] += entry.rows,
-                Tier::Idle => answered[1] += entry.rows,
-            }
+            answered[Tier::of(entry.class).at()] += entry.rows;
         }
         if let Some(state) = self.models.get_mut(&batch.model) {
-            for (tier, rows) in [Tier::Foreground, Tier::Idle].into_iter().zip(answered) {
+            for (echo, rows) in state.echoes.iter_mut().zip(answered) {
                 if rows > 0 {
-                    state.echo(tier).answered(now, rows, self.limits.wait_max);
+                    echo.answered(now, rows, self.limits.wait_max);
                 }
             }
         }
         Some(Finished { batch, shares })
-    }
-
-    /// A run failed. Its halves run again. Given back are those that do not: a request that ran alone, which is the culprit
-    /// and is charged what all its failed runs took, and all of a model that has gone.
-    pub(crate) fn fail(&mut self, now: Instant, device: usize, ticket: Ticket) -> Vec<RequestId> {
-        let Some(batch) = self.devices[device].remove(now, ticket) else {
-            return Vec::new();
-        };
-        self.refund(&batch);
-        let took = batch
-            .began
-            .map(|began| now.saturating_duration_since(began));
-        let debt_ns = batch
-            .debt_ns
-            .saturating_add(nanos(took.unwrap_or_default()));
-        let (mut entries, suspect) = (batch.entries, batch.suspect);
-        if !self.has_model(batch.model) {
-            return self.give_back(entries);
-        }
-        if let [culprit] = &entries[..] {
-            let cost = self.loads.cost(culprit.flow(), debt_ns);
-            self.lanes.charge(culprit.flow(), cost);
-            return self.give_back(entries);
-        }
-        let second = entries.split_off(entries.len() / 2);
-        for entries in [second, entries] {
-            self.retries.push_front(Retry {
-                entries,
-                suspect,
-                debt_ns,
-            });
-        }
-        Vec::new()
-    }
-
-    /// A run was not begun: it was asked back, or the device found it too late. Its requests wait again, each where it was.
-    /// Given back are those of a model that has gone.
-    pub(crate) fn cancelled(
-        &mut self,
-        now: Instant,
-        device: usize,
-        ticket: Ticket,
-    ) -> Vec<RequestId> {
-        let Some(batch) = self.devices[device].remove(now, ticket) else {
-            return Vec::new();
-        };
-        self.refund(&batch);
-        if !self.has_model(batch.model) {
-            return self.give_back(batch.entries);
-        }
-        if batch.suspect != Suspect::No || batch.debt_ns > 0 {
-            self.retries.push_front(Retry {
-                entries: batch.entries,
-                suspect: batch.suspect,
-                debt_ns: batch.debt_ns,
-            });
-            return Vec::new();
-        }
-        for entry in batch.entries {
-            // One whose deadline has passed meanwhile has had its answer.
-            if self.deadlines.contains_key(&entry.key()) {
-                self.loads.queued_again(&entry);
-                self.queue(now, entry);
-            }
-        }
-        Vec::new()
-    }
-
-    /// A device is gone. What it held runs again one by one elsewhere. Given back are those that do not: a request that was
-    /// running alone because a device had died before, which is the poison, and all of a model that has gone.
-    pub(crate) fn die(&mut self, device: usize) -> Vec<RequestId> {
-        let mut given_back = Vec::new();
-        for batch in self.devices[device].close().into_iter().rev() {
-            self.refund(&batch);
-            let was_running = batch.has_begun();
-            let is_poison =
-                was_running && batch.suspect == Suspect::OfADeath && batch.entries.len() == 1;
-            if is_poison || !self.has_model(batch.model) {
-                given_back.extend(self.give_back(batch.entries));
-                continue;
-            }
-            let suspect = if was_running {
-                Suspect::OfADeath
-            } else {
-                batch.suspect
-            };
-            for entry in batch.entries.into_iter().rev() {
-                self.retries.push_front(Retry {
-                    entries: vec![entry],
-                    suspect,
-                    debt_ns: batch.debt_ns,
-                });
-            }
-        }
-        given_back
     }
 
     /// Takes out every request whose deadline has passed, wherever it is. One that is on a device goes on running there,
@@ -603,157 +449,11 @@ impl Scheduler {
         Duration::from_nanos(ns).clamp(Duration::from_millis(10), Duration::from_secs(30))
     }
 
-    /// Takes a batch out of a lane: whole requests up to its rows and the bytes of one batch, tenants in turn; what is
-    /// content with idle capacity fills what is left. Empty if nobody waits for any of them any more.
-    fn take(
-        &mut self,
-        now: Instant,
-        device: usize,
-        choice: Choice,
-        gone: &mut impl FnMut(RequestId) -> bool,
-    ) -> (Vec<Entry>, Vec<u64>) {
-        let Choice { lane, tier, rows } = choice;
-        self.lanes.ran(lane, self.last_ticket + 1, now);
-        let mut taken = (Vec::new(), Vec::new());
-        let mut room = Room {
-            rows,
-            bytes: self.limits.batch_bytes_max,
-        };
-        let row_ns = |scheduler: &Self, first: &Entry| scheduler.row_ns_of(device, first, rows);
-        for (nth, tier) in tier.with_what_fills_it().iter().enumerate() {
-            self.lanes.turn(lane, *tier);
-            // What fills up a batch does not lead one: whoever else waits goes first.
-            while room.rows > 0 && (nth == 0 || !taken.0.is_empty()) {
-                let alone = Room {
-                    rows: room.rows,
-                    // A request that is larger than a batch may be runs alone.
-                    bytes: if taken.0.is_empty() {
-                        u64::MAX
-                    } else {
-                        room.bytes
-                    },
-                };
-                let Some(entry) = self.lanes.pop(lane, *tier, alone) else {
-                    break;
-                };
-                self.loads.left_queue(&entry);
-                if mutant::is(Mutant::Loses) && entry.id.0 % 16 == 15 {
-                    self.answered(&entry);
-                    continue;
-                }
-                if gone(entry.id) {
-                    self.answered(&entry);
-                    self.lanes.leak(&entry);
-                    continue;
-                }
-                if let Some(too_late) = self.too_late(now, device, &entry) {
-                    self.answered(&entry);
-                    self.too_late.push(too_late);
-                    continue;
-                }
-                room.rows -= entry.rows;
-                room.bytes = room.bytes.saturating_sub(entry.bytes);
-                let row_ns = row_ns(self, &entry);
-                taken.1.push(self.charge(&entry, row_ns));
-                if mutant::is(Mutant::Repeats) && room.rows > 0 {
-                    taken.1.push(0);
-                    taken.0.push(entry.clone());
-                }
-                taken.0.push(entry);
-            }
-        }
-        taken
-    }
-
-    /// Whether a request would still run at its deadline, if it began as soon as this device can and alone.
-    fn too_late(&self, now: Instant, device: usize, entry: &Entry) -> Option<TooLate> {
-        if mutant::is(Mutant::Late) {
-            return None;
-        }
-        let needs = |slots: &DeviceSlots| {
-            let run = slots.know_ns(now, entry.model, entry.units())?;
-            let begins = slots.free_at(now).unwrap_or(now);
-            Some(begins.saturating_duration_since(now) + Duration::from_nanos(run))
-        };
-        let here = needs(&self.devices[device])?;
-        // Another may be sooner; then it is tried.
-        let devices = self.devices.iter();
-        let needs = devices.filter_map(needs).min().unwrap_or(here);
-        let left = entry.deadline.saturating_duration_since(now);
-        (needs > left).then_some(TooLate {
-            id: entry.id,
-            needs,
-            left,
-        })
-    }
-
-    /// What a row costs in a batch of so many.
-    fn row_ns_of(&self, device: usize, of: &Entry, rows: u32) -> u64 {
-        let units = of.row_units.saturating_mul(u64::from(rows));
-        // While nothing is known, any number will do that is the same for all.
-        let ns = self.devices[device]
-            .expect_ns(of.model, units)
-            .unwrap_or(units);
-        (ns / u64::from(rows.max(1))).max(1)
-    }
-
-    /// Charges a request beforehand; what it was charged.
-    fn charge(&mut self, entry: &Entry, row_ns: u64) -> u64 {
-        let ns = row_ns.saturating_mul(u64::from(entry.rows));
-        let cost = self.loads.cost(entry.flow(), ns);
-        self.lanes.charge(entry.flow(), cost);
-        cost
-    }
-
-    /// What it was charged beforehand is replaced by what it took.
-    fn settle_charge(&mut self, entry: &Entry, charged: u64, share_ns: u64) {
-        let cost = self.loads.cost(entry.flow(), share_ns);
-        if cost >= charged {
-            self.lanes.charge(entry.flow(), cost - charged);
-        } else {
-            self.lanes.refund(entry.flow(), charged - cost);
-        }
-    }
-
-    fn refund(&mut self, batch: &Batch) {
-        for (entry, charged) in batch.entries.iter().zip(&batch.charges) {
-            self.lanes.refund(entry.flow(), *charged);
-        }
-    }
-
-    /// Whether this is content with idle capacity, and somebody else waits for the device.
-    fn gives_way(&self, device: usize, retry: &Retry) -> bool {
-        let is_flex = |entry: &Entry| Tier::of(entry.class) == Tier::Idle;
-        retry.entries.iter().all(is_flex) && self.foreground_waits(device)
-    }
-
+    /// Whether anybody waits for this device who has a turn.
     fn foreground_waits(&self, device: usize) -> bool {
         let slots = &self.devices[device];
         let mut lanes = self.lanes.in_turn(Tier::Foreground);
         lanes.any(|(_, lane)| slots.has_model(lane.model))
-    }
-
-    /// What is left of a failed batch after those whose deadline has passed or whose caller has left. Who leaves pays for its
-    /// part of the runs that failed: else leaving would be a way to have them for nothing.
-    fn still_wanted(
-        &mut self,
-        entries: Vec<Entry>,
-        debt_ns: u64,
-        now: Instant,
-        gone: &mut impl FnMut(RequestId) -> bool,
-    ) -> Vec<Entry> {
-        let (wanted, left): (Vec<Entry>, Vec<Entry>) = entries
-            .into_iter()
-            .partition(|entry| entry.deadline > now && !gone(entry.id));
-        let rows = u128::from(rows_of(&wanted) + rows_of(&left));
-        for entry in &left {
-            self.answered(entry);
-            let part = u128::from(debt_ns) * u128::from(entry.rows) / rows;
-            let part = u64::try_from(part).unwrap_or(u64::MAX);
-            let cost = self.loads.cost(entry.flow(), part);
-            self.lanes.charge(entry.flow(), cost);
-        }
-        wanted
     }
 
     fn start(&mut self, now: Instant, device: usize, start: Start) -> Run {
@@ -794,15 +494,6 @@ impl Scheduler {
             self.loads.answered(entry.tenant);
         }
         is_first
-    }
-}
-
-impl ModelState {
-    fn echo(&mut self, tier: Tier) -> &mut Echo {
-        match tier {
-            Tier::Foreground => &mut self.echoes[0],
-            Tier::Idle => &mut self.echoes[1],
-        }
     }
 }
 

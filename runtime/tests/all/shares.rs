@@ -1,8 +1,10 @@
 //! What a project may use of the node's devices: set by the operator, kept, and held to; and the classes its functions may ask
 //! for.
 
-use crate::support::{Node, component, config, function, parts, served};
+use crate::support::{Node, component, config, function, parts, served, simulated};
 use serde_json::{Value, json};
+use shoal_inference::Class;
+use std::time::Duration;
 
 const LIMITS: &str = "/api/v1/projects/acme/limits";
 
@@ -140,4 +142,34 @@ fn priority_is_a_right_and_flex_is_everybodys() {
         assert_eq!(deployed.status, 200, "{}", deployed.text());
         assert_eq!(deployed.json()["live"]["class"], class);
     }
+}
+
+#[test]
+fn flex_on_a_device_gives_way_to_another_function_and_is_answered_after_it() {
+    let mut functions =
+        ["acme", "birch", "cedar"].map(|project| function(project, "probe", component("probe")));
+    functions[1].grants.class = Class::Flex;
+    let mut config = config();
+    config.inference.rows_max = 1;
+    let mut parts = parts(config, functions.into());
+    parts.devices = vec![simulated(Duration::from_secs(1), Duration::ZERO)];
+    let node = Node::run(parts);
+    let answered = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        // One runs, the flex one is behind it on the device, and then the third comes.
+        for (before, project) in [(0.0, "acme"), (1.0, "birch"), (2.0, "cedar")] {
+            // Each reading takes a guest's way to the device, and longer.
+            for _ in 0..5 {
+                while node.metric("shoal_guests_live") != before {}
+            }
+            let (node, answered) = (&node, &answered);
+            scope.spawn(move || {
+                let reply = node.get(&format!("/f/{project}/probe/nn/run"));
+                assert_eq!(reply.status, 200, "{project}: {}", reply.text());
+                answered.lock().unwrap().push(project);
+            });
+        }
+    });
+    assert_eq!(*answered.lock().unwrap(), ["acme", "cedar", "birch"]);
+    assert_eq!(node.metric("shoal_inference_preempted_total"), 1.0);
 }

@@ -5,16 +5,15 @@
 
 mod window;
 
+use super::batching::engine::Engine;
 use super::batching::rows::Rows;
 use super::verdict;
 use crate::machine::load_average;
 use crate::plot::{Series, plot};
 use crate::samples::Samples;
+use crate::simulated::simulated;
 use anyhow::Context as _;
-use shoal_inference::{
-    AnyDevice, Class, Compute, Config, CpuDevice, Inference, ModelId, ModelSource, NamedTensor,
-    Request, SimConfig, SimDevice, TenantId, start_thread,
-};
+use shoal_inference::{AnyDevice, Compute, CpuDevice, NamedTensor};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +30,6 @@ const MINILM_CALLERS: [usize; 5] = [1, 4, 16, 64, 256];
 const TOKENS: u32 = 32;
 const ROUND: Duration = Duration::from_millis(1_000);
 const MINILM_ROUND: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(60);
 const TENANTS: u64 = 4;
 /// What is to hold.
 const LOST_MAX: f64 = 0.03;
@@ -39,18 +37,11 @@ const LOST_MAX: f64 = 0.03;
 pub(super) async fn compare(out: Option<&Path>) -> anyhow::Result<()> {
     println!("load average {}\n", load_average()?);
     let digits = Rows::digits()?;
-    let simulated = || {
-        Ok(AnyDevice::from(SimDevice::new(SimConfig {
-            name: "simulated".to_owned(),
-            launch: LAUNCH,
-            per_row: PER_ROW,
-            depth: 2,
-            memory_bytes: None,
-            compute: Compute::Echo(digits.spec()),
-            faults: Vec::new(),
-        })))
+    let accelerator = || {
+        let compute = Compute::Echo(digits.spec());
+        Ok(AnyDevice::from(simulated(LAUNCH, PER_ROW, compute)))
     };
-    let measured = gain("simulated", &digits, &simulated, &CALLERS, ROUND).await?;
+    let measured = gain("simulated", &digits, &accelerator, &CALLERS, ROUND).await?;
     if let Some(folder) = out {
         draw(folder, "batch-gain", &measured)?;
     }
@@ -92,8 +83,8 @@ async fn gain(
     round: Duration,
 ) -> anyhow::Result<Vec<Line>> {
     let batchers = [
-        Batcher::engine(device()?, ROWS_MAX, rows).await?,
-        Batcher::engine(device()?, 1, rows).await?,
+        Batcher::Engine(Engine::start(device()?, ROWS_MAX, rows).await?),
+        Batcher::Engine(Engine::start(device()?, 1, rows).await?),
         Batcher::Window(Window::start(device()?, ROWS_MAX, rows).await?),
     ];
     println!(
@@ -149,54 +140,21 @@ fn judge(name: &str, lines: &[Line]) {
 }
 
 /// Who makes batches.
+#[derive(Clone)]
 enum Batcher {
-    Engine(Inference, ModelId),
+    Engine(Engine),
     Window(Window),
 }
 
 impl Batcher {
-    async fn engine(device: AnyDevice, rows_max: u32, rows: &Rows) -> anyhow::Result<Self> {
-        let config = Config {
-            rows_max,
-            ..Config::default()
-        };
-        let (inference, engine) = Inference::new(config, vec![device])?;
-        start_thread(engine)?;
-        let source = ModelSource {
-            name: rows.model.to_owned(),
-            onnx: rows.onnx.clone(),
-            tokenizer: None,
-            dry_runs: Vec::new(),
-        };
-        let model = inference.load(source).await?.id;
-        Ok(Self::Engine(inference, model))
-    }
-
-    /// One row, by one of the tenants.
-    fn ask(
-        &self,
-        tenant: u64,
-        inputs: Vec<NamedTensor>,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
-        let asked = match self {
-            Self::Engine(inference, model) => Ok((inference.clone(), *model)),
-            Self::Window(window) => Err(window.clone()),
-        };
-        async move {
-            match asked {
-                Ok((inference, model)) => {
-                    let request = Request {
-                        tenant: TenantId(tenant),
-                        model,
-                        class: Class::Default,
-                        deadline: Instant::now() + PATIENCE,
-                        inputs,
-                    };
-                    inference.submit(request).await?;
-                    Ok(())
-                }
-                Err(window) => window.ask(inputs).await,
+    /// One row, for one of the tenants.
+    async fn ask(&self, tenant: u64, inputs: Vec<NamedTensor>) -> anyhow::Result<()> {
+        match self {
+            Self::Engine(engine) => {
+                engine.ask(tenant, inputs).await?;
+                Ok(())
             }
+            Self::Window(window) => window.ask(inputs).await,
         }
     }
 }
@@ -210,10 +168,7 @@ async fn call(
     let (began, mut calling) = (Instant::now(), JoinSet::new());
     for caller in 0..callers {
         let requests = requests.clone();
-        let batcher = match batcher {
-            Batcher::Engine(inference, model) => Batcher::Engine(inference.clone(), *model),
-            Batcher::Window(window) => Batcher::Window(window.clone()),
-        };
+        let batcher = batcher.clone();
         calling.spawn(async move {
             let mut took = Vec::new();
             for inputs in requests.iter().cycle().skip(caller) {

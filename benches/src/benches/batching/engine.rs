@@ -3,8 +3,8 @@
 use super::rows::Rows;
 use crate::machine::{process_cpu, thread_cpu};
 use shoal_inference::{
-    AnyDevice, Class, Config, Inference, ModelId, ModelSource, NamedTensor, Request, TenantId,
-    start_thread,
+    AnyDevice, Class, Config, Error, Inference, ModelId, ModelSource, NamedTensor, Reply, Request,
+    TenantId, start_thread,
 };
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use tokio::time::Instant;
 const TENANTS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An engine with one model. It ends when this is dropped.
-pub(super) struct Engine {
+/// An engine with one model. It ends when the last of these is dropped.
+#[derive(Clone)]
+pub(in crate::benches) struct Engine {
     inference: Inference,
     model: ModelId,
 }
@@ -34,7 +35,7 @@ pub(super) struct Through {
 }
 
 impl Engine {
-    pub(super) async fn start(
+    pub(in crate::benches) async fn start(
         device: AnyDevice,
         rows_max: u32,
         rows: &Rows,
@@ -55,6 +56,22 @@ impl Engine {
         Ok(Self { inference, model })
     }
 
+    /// One row, for one of the tenants.
+    pub(in crate::benches) async fn ask(
+        &self,
+        tenant: u64,
+        inputs: Vec<NamedTensor>,
+    ) -> Result<Reply, Error> {
+        let request = Request {
+            tenant: TenantId(tenant),
+            model: self.model,
+            class: Class::Default,
+            deadline: Instant::now() + PATIENCE,
+            inputs,
+        };
+        self.inference.submit(request).await
+    }
+
     /// So many callers for so long, each of which asks again when it has its answer.
     pub(super) async fn call(
         &self,
@@ -68,7 +85,7 @@ impl Engine {
         let (began, mut calling) = (Instant::now(), JoinSet::new());
         let (cpu, callers_cpu) = (process_cpu(), thread_cpu());
         for caller in 0..callers {
-            let (inference, model) = (self.inference.clone(), self.model);
+            let engine = self.clone();
             let requests = requests.clone();
             calling.spawn(async move {
                 let mut sum = Through::default();
@@ -77,14 +94,7 @@ impl Engine {
                     if now - began >= time {
                         break;
                     }
-                    let request = Request {
-                        tenant: TenantId(caller as u64 % TENANTS),
-                        model,
-                        class: Class::Default,
-                        deadline: now + PATIENCE,
-                        inputs: inputs.clone(),
-                    };
-                    let reply = inference.submit(request).await?;
+                    let reply = engine.ask(caller as u64 % TENANTS, inputs.clone()).await?;
                     sum.rows += 1;
                     sum.batch_rows += u64::from(reply.explanation.batch_rows);
                 }

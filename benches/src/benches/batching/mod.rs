@@ -6,7 +6,7 @@
 //! beside what it could do if no moment of it were idle: with callers in this process, and through HTTP and guests.
 
 mod direct;
-mod engine;
+pub(super) mod engine;
 pub(super) mod rows;
 
 use super::verdict;
@@ -14,9 +14,10 @@ use crate::closed_loop::{Asked, closed_loop};
 use crate::digits::Pictures;
 use crate::machine::load_average;
 use crate::node::{DeviceSpec, Node, Spec, cpu_of};
+use crate::simulated::simulated;
 use engine::{Engine, Through};
 use rows::Rows;
-use shoal_inference::{AnyDevice, Compute, CpuDevice, SimConfig, SimDevice};
+use shoal_inference::{AnyDevice, Compute, CpuDevice};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
@@ -110,15 +111,7 @@ async fn beside_direct(rows: &Rows, callers: usize) -> anyhow::Result<Compared> 
 
 /// What the simulated device does for callers in this process.
 async fn in_process(rows: &Rows) -> anyhow::Result<()> {
-    let device = SimDevice::new(SimConfig {
-        name: "simulated".to_owned(),
-        launch: LAUNCH,
-        per_row: PER_ROW,
-        depth: 2,
-        memory_bytes: None,
-        compute: Compute::Echo(rows.spec()),
-        faults: Vec::new(),
-    });
+    let device = simulated(LAUNCH, PER_ROW, Compute::Echo(rows.spec()));
     let engine = Engine::start(AnyDevice::from(device), ROWS_MAX, rows).await?;
     engine.call(rows, SIM_CALLERS, WARM_UP).await?;
     let mut called = Through::default();

@@ -39,7 +39,8 @@ impl Tier {
         }
     }
 
-    const fn at(self) -> usize {
+    /// Its place where there is one for each.
+    pub(super) const fn at(self) -> usize {
         match self {
             Self::Foreground => 0,
             Self::Idle => 1,

@@ -2,9 +2,9 @@
 //! busy one has a second slot, so that its next run begins the moment this one ends; batches go there only shortly before that
 //! moment, because a batch that is closed early is closed small, and in front of whoever comes later with a better right.
 
+use super::Scheduler;
 use super::lanes::{Lane, LaneId, Tier};
 use super::slots::Lead;
-use super::{ModelState, Scheduler};
 use crate::mutant::{self, Mutant};
 use crate::request::Class;
 use std::hash::{BuildHasher as _, RandomState};
@@ -152,11 +152,7 @@ impl Scheduler {
             return Some((choice, Lookout::Held(until)));
         }
         if waiting >= u64::from(rows) {
-            let lookout = match self.devices[device].opens(now, Lead::OfFull) {
-                Some(opens) if opens > now => Lookout::SlotOpens(Some(opens)),
-                Some(_) | None => Lookout::Full,
-            };
-            return Some((choice, lookout));
+            return Some((choice, Lookout::Full));
         }
         let lookout = match self.devices[device].opens(now, Lead::OfAny) {
             Some(opens) if opens <= now => match self.held(now, device, lane, tier, rows) {
@@ -200,9 +196,9 @@ impl Scheduler {
         let ends = slots.running_until().map_or(now, |ends| ends.max(now));
         let expected = match slots.running() {
             Some(running) if running.model == lane.model => {
-                state.echo_of(tier).after(ends, running.rows())
+                state.echoes[tier.at()].after(ends, running.rows())
             }
-            Some(_) | None => state.echo_of(tier).expected(now),
+            Some(_) | None => state.echoes[tier.at()].expected(now),
         }?;
         let more = expected.rows.min(rows.saturating_sub(waiting));
         if more == 0 {
@@ -238,7 +234,7 @@ impl Scheduler {
             .iter()
             .filter(|(model, _)| slots.has_model(**model));
         let returns = here.filter_map(|(model, state)| {
-            let echo = state.echo_of(Tier::Foreground);
+            let echo = &state.echoes[Tier::Foreground.at()];
             let expected = match slots.running() {
                 Some(running) if running.model == *model && !running.is_flex() => {
                     echo.after(begins, running.rows())
@@ -293,15 +289,6 @@ impl Scheduler {
         });
         let (_, there) = sooner.min_by_key(|(done, _)| *done)?;
         Some(there)
-    }
-}
-
-impl ModelState {
-    fn echo_of(&self, tier: Tier) -> &super::Echo {
-        match tier {
-            Tier::Foreground => &self.echoes[0],
-            Tier::Idle => &self.echoes[1],
-        }
     }
 }
 

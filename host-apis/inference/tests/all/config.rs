@@ -6,7 +6,7 @@ use std::time::Duration;
 
 type Change = fn(&mut Config);
 
-const REFUSED: [(Change, &str); 17] = [
+const REFUSED: [(Change, &str); 19] = [
     (|c| c.rows_max = 0, "rows_max is 0, expected 1 to 65536"),
     (
         |c| c.rows_max = 65_537,
@@ -44,6 +44,14 @@ const REFUSED: [(Change, &str); 17] = [
         |c| c.tenant_requests_max = 0,
         "tenant_requests_max is 0, expected 1 to 1048576",
     ),
+    (
+        |c| c.tenant_shapes_max = 0,
+        "tenant_shapes_max is 0, expected 1 to 65536",
+    ),
+    (
+        |c| c.tenant_shapes_max = 65_537,
+        "tenant_shapes_max is 65537, expected 1 to 65536",
+    ),
     (|c| c.models_max = 0, "models_max is 0, expected 1 to 4096"),
     (
         |c| c.models_max = 4_097,
@@ -71,7 +79,9 @@ const REFUSED: [(Change, &str); 17] = [
     ),
 ];
 
-const ACCEPTED: [Change; 11] = [
+const ACCEPTED: [Change; 13] = [
+    |c| c.tenant_shapes_max = 1,
+    |c| c.tenant_shapes_max = 65_536,
     |c| c.rows_max = 1,
     |c| (c.rows_max, c.tenant_rows_max) = (65_536, 65_536),
     |c| c.wait_max = Duration::from_secs(10),

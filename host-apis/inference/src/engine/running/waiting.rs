@@ -7,8 +7,12 @@ use crate::scheduler::{Key, RequestId};
 use crate::tensor::Tensor;
 use crate::worker::Rows;
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
+
+/// The parts of a request: most have one.
+pub(super) type Parts = SmallVec<[(RequestId, u32); 1]>;
 
 /// Every request that is not answered.
 #[derive(Default)]
@@ -67,7 +71,7 @@ impl Waiting {
         deadline: Instant,
         model: &Model,
         caller: Caller,
-    ) -> Vec<(RequestId, u32)> {
+    ) -> Parts {
         let tensors = &inputs.tensors;
         let (rows, rows_max) = (inputs.rows, model.rows_max);
         let range = |from: u32| from..rows.min(from.saturating_add(rows_max));
@@ -79,10 +83,10 @@ impl Waiting {
             };
             let waits = Waits::Caller(caller);
             self.requests.insert(id, Pending { rows, waits });
-            return vec![(id, inputs.rows)];
+            return smallvec![(id, inputs.rows)];
         }
         let first = RequestId(self.last_id + 1);
-        let mut parts = Vec::new();
+        let mut parts = Parts::new();
         for from in (0..rows).step_by(rows_max as usize) {
             let range = range(from);
             parts.push((self.next_id(), range.end - range.start));

@@ -295,3 +295,29 @@ fn the_shapes_of_a_tenant_are_bounded() {
     assert_eq!(push(A, 63), Ok(()), "one that it has");
     assert_eq!(push(B, 64), Ok(()), "another tenant has its own");
 }
+
+#[test]
+fn priority_without_the_right_to_it_is_served_as_any() {
+    let mut bench = unbounded(1);
+    bench.scheduler.limits.terms.priority = false;
+    push_all(&mut bench, 400, A, Class::Default);
+    push_all(&mut bench, 400, B, Class::Priority);
+    assert_eq!(served(&mut bench, 40), BTreeMap::from([(A, 160), (B, 160)]));
+}
+
+#[test]
+fn a_latency_target_is_that_of_the_class_that_leads() {
+    // 7 ms + 8 ms a row: in half of 60 ms there is time for two rows; with fewer than three a fifth of the
+    // throughput would be lost.
+    for (class, rows) in [(Class::Priority, 3), (Class::Default, 7)] {
+        let mut bench = unbounded(1);
+        bench.scheduler.limits.targets = Targets {
+            priority: Duration::from_millis(60),
+            default: Duration::from_secs(1),
+        };
+        let costs = [1, 4, 16].map(|rows| (rows, 7_000_000 + 8_000_000 * rows));
+        bench.scheduler.devices[0].add_model(DIGITS, CostCurve::of_dry_runs(costs));
+        push_all(&mut bench, 8, A, class);
+        assert_eq!(bench.run(0, 0).len(), rows, "{class:?}");
+    }
+}
